@@ -1,0 +1,63 @@
+"""Window center and width: from Hounsfield units to the grey values that a reader or a model sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A VOI window in Hounsfield units.
+
+    Raises
+    ------
+    ValueError
+        If the width is below 1, which DICOM forbids (PS3.3 C.11.2.1.2.1), or a value is not finite.
+    """
+
+    center: float
+    width: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.center) and np.isfinite(self.width)):
+            raise ValueError("a window needs a finite center and width")
+        if self.width < 1:
+            raise ValueError(f"a window width is at least 1 (PS3.3 C.11.2.1.2.1), not {self.width}")
+
+
+LUNG = Window(-600.0, 1500.0)
+MEDIASTINUM = Window(40.0, 400.0)
+GREY = Window(0.5, 1.0)
+"""Brightness and contrast of an image without Hounsfield units, as it came: see `adjust_grey`."""
+
+
+def apply_window(values: npt.NDArray[np.generic], window: Window) -> npt.NDArray[np.float32]:
+    """Window values by the DICOM LINEAR function.
+
+    Parameters
+    ----------
+    values
+        Any shape, Hounsfield units.
+
+    Returns
+    -------
+    Same shape, float32 in [0, 1]. 0 at or below ``center - 0.5 - (width - 1) / 2``, 1 above
+    ``center - 0.5 + (width - 1) / 2`` (PS3.3 C.11.2.1.2.1). A width of 1 is a threshold.
+    """
+    lowest = window.center - 0.5 - (window.width - 1) / 2
+    if window.width == 1:
+        return (np.asarray(values) > lowest).astype(np.float32)
+    grey = np.asarray(values).astype(np.float32)
+    grey -= np.float32(lowest)
+    grey /= np.float32(window.width - 1)
+    return np.clip(grey, 0, 1, out=grey)
+
+
+def adjust_grey(grey: npt.NDArray[np.float32], window: Window) -> npt.NDArray[np.float32]:
+    """Brightness and contrast for an image that has no Hounsfield units.
+
+    `window` is in grey values, where `GREY` changes nothing: values from ``center - width / 2`` to ``center + width / 2`` are
+    spread over [0, 1]. It is not a VOI window, because what a grey value meant in Hounsfield units is not known.
+    """
+    return np.clip((grey - (window.center - window.width / 2)) / window.width, 0, 1).astype(np.float32)

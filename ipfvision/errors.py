@@ -1,0 +1,46 @@
+"""Every error that ipfvision raises on purpose.
+
+    IpfVisionError
+    ├── InputRefused             what was given cannot be read as a CT slice
+    │   ├── NotAnImage           neither DICOM, PNG, JPEG nor .zip; empty; truncated; damaged
+    │   ├── NotAxialCT           DICOM, but another modality, a localizer, another plane, no rescale
+    │   ├── UnsupportedEncoding  a transfer syntax or pixel layout that no decoder here reads
+    │   ├── TooLarge             more pixels, bytes or files than the limits allow
+    │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
+    └── ModelUnusable            the checkpoint or its card is missing, damaged or of another architecture
+
+`str(error)` is one sentence for a clinician (what was found, what was expected, the DICOM tag, what to do next). It may be
+shown as it stands: it names no patient.
+"""
+
+
+class IpfVisionError(Exception):
+    """Base of everything that ipfvision raises on purpose."""
+
+
+class InputRefused(IpfVisionError):
+    """What was given cannot be read as a chest CT slice."""
+
+
+class NotAnImage(InputRefused):
+    """The content is neither DICOM, PNG, JPEG nor .zip, or it is empty, truncated or damaged."""
+
+
+class NotAxialCT(InputRefused):
+    """A DICOM object that is not an axial CT slice with a rescale to Hounsfield units."""
+
+
+class UnsupportedEncoding(InputRefused):
+    """A transfer syntax or pixel layout that no installed decoder reads; the message names it."""
+
+
+class TooLarge(InputRefused):
+    """More pixels, bytes or files than the limits allow; counted before anything is decoded."""
+
+
+class UnsafeArchive(InputRefused):
+    """A .zip whose entries leave their folder or unpack to far more than they hold."""
+
+
+class ModelUnusable(IpfVisionError):
+    """The checkpoint or its card is missing, damaged, or of another architecture."""

@@ -1,0 +1,1 @@
+"""Everything that touches torch: the network, its input, its answer, its explanation, its training."""
