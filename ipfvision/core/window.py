@@ -28,8 +28,8 @@ class Window:
 
 LUNG = Window(-600.0, 1500.0)
 MEDIASTINUM = Window(40.0, 400.0)
-GREY = Window(0.5, 1.0)
-"""Brightness and contrast of an image without Hounsfield units, as it came: see `adjust_grey`."""
+GREY = Window(50.0, 100.0)
+"""Brightness and contrast of an image without Hounsfield units, in percent of the grey range, as it came: see `adjust_grey`."""
 
 
 def apply_window(values: npt.NDArray[np.generic], window: Window) -> npt.NDArray[np.float32]:
@@ -57,7 +57,9 @@ def apply_window(values: npt.NDArray[np.generic], window: Window) -> npt.NDArray
 def adjust_grey(grey: npt.NDArray[np.float32], window: Window) -> npt.NDArray[np.float32]:
     """Brightness and contrast for an image that has no Hounsfield units.
 
-    `window` is in grey values, where `GREY` changes nothing: values from ``center - width / 2`` to ``center + width / 2`` are
-    spread over [0, 1]. It is not a VOI window, because what a grey value meant in Hounsfield units is not known.
+    `window` is in percent of the grey range (so that a contrast above the file's own keeps a width of at least 1), where `GREY`
+    changes nothing: values from ``center - width / 2`` to ``center + width / 2`` percent spread over [0, 1]. It is not a VOI
+    window, because what a grey value meant in Hounsfield units is not known.
     """
-    return np.clip((grey - (window.center - window.width / 2)) / window.width, 0, 1).astype(np.float32)
+    lowest = (window.center - window.width / 2) / 100
+    return np.clip((grey - lowest) / (window.width / 100), 0, 1).astype(np.float32)
