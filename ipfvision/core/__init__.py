@@ -1,0 +1,1 @@
+"""NumPy and OpenCV only: pure functions, and frozen types that are valid from birth."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class ModelCard:
     """Room around the lungs in the crop, as a share of their width and height."""
     dilated_layer4: bool
     """Layer4 at stride 16 instead of 32 (`replace_stride_with_dilation=[False, False, True]`)."""
-    padding_mode: str
+    padding_mode: Literal["zeros", "replicate"]
     """Of layer4's 3 x 3 convolutions: "zeros" or "replicate"."""
     temperature: float
     """Divides the margin before the logistic function (Guo et al., ICML 2017)."""
@@ -97,7 +97,7 @@ class Explanation:
     target: str
     """"ipf" or "normal"."""
     method: str
-    """As in `ipfvision.nn.explain.METHODS`, for example "gradcam"."""
+    """A name that `ipfvision.nn.explain` knows, for example "gradcam"."""
     layer: str
     unit: str
     """"logits" where the mean of the map over all cells is a part of the class's logit; "arbitrary" for other methods."""

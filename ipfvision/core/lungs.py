@@ -21,6 +21,8 @@ LEAST_LUNG = 0.04
 """Smallest share of the body's area that is taken for a slice through the lungs."""
 LEAST_COMPONENT = 0.004
 """Smallest share of the body's area that a piece of lung has."""
+LEAST_CONTRAST = 0.2
+"""Smallest difference between the medians of soft tissue and lung, as a share of the grey range."""
 CLOSING = 0.035
 """Radius of the closing, as a share of the body's width (about 12 mm): takes dense subpleural rims and walls back in."""
 
@@ -144,13 +146,18 @@ def find_lungs(scan: Slice) -> Lungs:
             f"Too little lung was found on this slice ({100 * share:.0f} % of the body's area, at least "
             f"{100 * LEAST_LUNG:.0f} % expected): choose an axial slice through the lungs, in a lung window.",
         )
+    contrast = float(np.median(image[(body == 1) & (tissue == 1)]) - np.median(image[mask == 1]))
+    if contrast < LEAST_CONTRAST:
+        return Lungs(
+            nothing,
+            f"Lung and soft tissue differ by only {100 * contrast:.0f} % of the grey range (at least "
+            f"{100 * LEAST_CONTRAST:.0f} % expected): export the image in a lung window (center -600, width 1500).",
+        )
     full = cv2.resize(mask, scan.shape[::-1], interpolation=cv2.INTER_NEAREST) if shrink < 1 else mask
     return Lungs((np.asarray(full) > 0) & ~scan.padding, middle=(left + body_width / 2) / shrink)
 
 
-def _closed(
-    piece: npt.NDArray[np.bool_], radius: int, y: int, x: int, body: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
+def _closed(piece: npt.NDArray[np.bool_], radius: int, y: int, x: int, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """One piece of lung, closed and with its holes filled, on the whole image's grid and inside the body."""
     padded = np.pad(piece.astype(np.uint8), radius + 1)
     closed = _fill_holes(np.asarray(cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disk(radius)), np.uint8))

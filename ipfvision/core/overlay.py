@@ -73,9 +73,7 @@ def overlay(
     return picture
 
 
-def outline(
-    image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], color: tuple[int, int, int]
-) -> npt.NDArray[np.uint8]:
+def outline(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], color: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """Draw a mask's border, one pixel wide and inside the mask.
 
     Parameters

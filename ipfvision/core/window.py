@@ -51,7 +51,8 @@ def apply_window(values: npt.NDArray[np.generic], window: Window) -> npt.NDArray
     grey = np.asarray(values).astype(np.float32)
     grey -= np.float32(lowest)
     grey /= np.float32(window.width - 1)
-    return np.clip(grey, 0, 1, out=grey)
+    np.clip(grey, 0, 1, out=grey)
+    return grey
 
 
 def adjust_grey(grey: npt.NDArray[np.float32], window: Window) -> npt.NDArray[np.float32]:

@@ -3,16 +3,33 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision.core.findings import Explanation, ModelCard, Prediction
-from ipfvision.core.lungs import Lungs
-from ipfvision.core.slice import Slice
+from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction
+from ipfvision.core.lungs import Lungs, find_lungs
+from ipfvision.core.overlay import display_grey, overlay
+from ipfvision.core.slice import Slice, grey
+from ipfvision.core.window import LUNG, Window
+
+if TYPE_CHECKING:
+    from ipfvision.nn.network import Model
 
 DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "ipf_resnet50.safetensors"
+
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "gradcam": "Grad-CAM",
+        "gradcam++": "Grad-CAM++",
+        "hirescam": "HiResCAM",
+        "layercam": "LayerCAM",
+        "eigencam": "EigenCAM (one map for both classes)",
+    }
+)
+"""Names of the explanation methods, with the words to show for each. Here, so that naming them does not import torch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,27 +48,139 @@ class Reading:
 class Reader:
     """A loaded model. Safe to share between threads."""
 
-    card: ModelCard
+    def __init__(self, model: "Model") -> None:
+        self._model = model
+
+    @property
+    def card(self) -> ModelCard:
+        return self._model.card
 
     @classmethod
     def open(cls, weights: Path = DEFAULT_MODEL) -> "Reader":
-        """Load the checkpoint; raises ModelUnusable with a sentence."""
-        raise NotImplementedError
+        """Load a checkpoint and its card; raises ModelUnusable with a sentence.
+
+        torch is imported here and not before: it takes seconds.
+        """
+        from ipfvision.nn.network import load  # noqa: PLC0415
+
+        return cls(load(weights))
 
     def read(self, scan: Slice, method: str = "gradcam") -> Reading:
-        """Answer and maps for both targets of one slice."""
-        raise NotImplementedError
+        """Answer and maps for both targets of one slice.
+
+        A slice on which no lungs are found gets a refusal with the reason, and no maps.
+
+        Raises
+        ------
+        ValueError
+            If the method is not one of `METHODS`.
+        """
+        from ipfvision.nn.classify import decide, run  # noqa: PLC0415
+        from ipfvision.nn.explain import explain  # noqa: PLC0415
+        from ipfvision.nn.network import to_tensor  # noqa: PLC0415
+        from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
+
+        if method not in METHODS:
+            raise ValueError(f"no explanation method {method}; there are {', '.join(METHODS)}")
+        lungs = find_lungs(scan)
+        if lungs.problem is not None:
+            return Reading(scan, Prediction(Decision.REFUSED, lungs.problem), {}, None, lungs)
+        card = self.card
+        image, crop = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
+        features, logits = run(self._model, to_tensor(image[None], card))
+        explanations = explain(self._model, features, crop, method)
+        prediction = decide(float(logits[0, 0] - logits[0, 1]), card)
+        return Reading(scan, prediction, explanations, image, lungs)
 
     def read_all(self, slices: Iterable[Slice], method: str = "gradcam") -> Iterator[Reading]:
         """One reading at a time, in order: stop iterating to cancel."""
-        raise NotImplementedError
+        for scan in slices:
+            yield self.read(scan, method)
 
 
-def methods() -> Mapping[str, str]:
-    """Names of the explanation methods, with the words to show for each."""
-    raise NotImplementedError
+def full_scale(card: ModelCard, explanation: Explanation) -> float:
+    """Map value to draw in full color: the card's, or the map's own peak for a method that is not in logits."""
+    if explanation.unit == "logits" or explanation.peak == 0:
+        return card.map_reference
+    return explanation.peak
+
+
+def picture(
+    card: ModelCard,
+    reading: Reading,
+    target: str = "ipf",
+    *,
+    window: Window = LUNG,
+    opacity: float = 0.6,
+    threshold: float = 0.1,
+) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8: the slice in the reader's window, with the map for `target` over it if there is one."""
+    shown = display_grey(reading.scan, window)
+    explanation = reading.explanations.get(target)
+    if explanation is None:
+        return np.repeat(shown[:, :, None], 3, axis=2)
+    return overlay(shown, explanation.heatmap(), full_scale(card, explanation), opacity, threshold)
+
+
+def overlay_name(number: int, reading: Reading, target: str) -> str:
+    """File name for an overlay: a number and the pixels' hash; never the input's own name, which may name a patient."""
+    method = reading.explanations[target].method if target in reading.explanations else "refused"
+    return f"{number:04d}_{reading.scan.source.pixel_sha256[:12]}_{target}_{method}.png"
+
+
+def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
+    scan, prediction = reading.scan, reading.prediction
+    explanation = reading.explanations.get(target)
+    share = prediction.probability
+    source = scan.source
+    found: dict[str, Any] | None = None
+    if explanation is not None:
+        cell = explanation.cell_mm(scan.spacing)
+        peak_xy = explanation.peak_xy()
+        found = {
+            "method": explanation.method,
+            "target": explanation.target,
+            "layer": explanation.layer,
+            "unit": explanation.unit,
+            "peak": explanation.peak,
+            "peak_xy": None if peak_xy is None else list(peak_xy),
+            "cell_mm": None if cell is None else round(max(cell), 2),
+        }
+    return {
+        "file": source.file,
+        "frame": source.frame,
+        "scale": scan.scale.value,
+        "probability": None if share is None else {"ipf": share, "normal": 1 - share},
+        "margin": prediction.margin,
+        "decision": prediction.decision.value,
+        "reason": prediction.reason,
+        "warnings": list(scan.warnings),
+        "explanation": found,
+        "source": {
+            "pixel_sha256": source.pixel_sha256,
+            "sop_instance_uid": source.sop_instance_uid,
+            "series_instance_uid": source.series_instance_uid,
+            "position_mm": None if scan.plane is None else round(scan.plane.distance_mm(), 3),
+            "thickness_mm": scan.thickness_mm,
+        },
+    }
 
 
 def result(card: ModelCard, readings: Iterable[Reading], target: str = "ipf") -> dict[str, Any]:
-    """The JSON that `python -m ipfvision read` writes: {"model": {...}, "slices": [...]}."""
-    raise NotImplementedError
+    """The JSON of one run: the model that answered, and one object per slice.
+
+    `probability` is calibrated and of IPF against normal; it is null where the slice was refused. `explanation` is of
+    `target`; `peak_xy` is the (column, row) of its largest value, `cell_mm` the longer side of one cell of the map.
+    """
+    return {
+        "model": {
+            "name": card.name,
+            "sha256": card.sha256,
+            "status": card.status,
+            "window": {"center": card.window.center, "width": card.window.width},
+            "temperature": card.temperature,
+            "operating_point": card.operating_point,
+            "uncertain_band": list(card.uncertain_band),
+        },
+        "slices": [_slice_result(reading, target) for reading in readings],
+    }

@@ -1,0 +1,40 @@
+"""From logits to the words on the page."""
+
+import math
+
+import torch
+
+from ipfvision.core.findings import Decision, ModelCard, Prediction
+from ipfvision.nn.network import Model, body
+
+
+def run(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pass without gradients: (N, 3, H, W) -> features (N, 2048, h, w) and logits (N, 2)."""
+    with torch.inference_mode():
+        features = body(model.network, images)
+        logits = model.linear(features.mean(dim=(2, 3)))
+    return features.clone(), logits  # a clone outside inference mode may be differentiated
+
+
+def probability(margin: float, temperature: float) -> float:
+    """Calibrated probability of IPF against normal: logistic(margin / temperature), without overflow."""
+    scaled = max(-500.0, min(500.0, margin / temperature))
+    return 1 / (1 + math.exp(-scaled))
+
+
+def decide(margin: float, card: ModelCard) -> Prediction:
+    """The answer for a margin z_IPF - z_normal in logits."""
+    share = probability(margin, card.temperature)
+    low, high = card.uncertain_band
+    if low <= share < high:
+        decision = Decision.UNCERTAIN
+        reason = (
+            f"Too close to call: the value {share:.2f} lies between {low:.2f} and {high:.2f}, where the model was often wrong."
+        )
+    elif share >= card.operating_point:
+        decision = Decision.IPF
+        reason = f"Looks more like IPF than normal lung: {share:.2f} is above the operating point {card.operating_point:.2f}."
+    else:
+        decision = Decision.NORMAL
+        reason = f"Looks more like normal lung than IPF: {share:.2f} is below the operating point {card.operating_point:.2f}."
+    return Prediction(decision, reason, share, margin)
