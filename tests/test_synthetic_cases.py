@@ -10,7 +10,7 @@ from ipfvision.core.annotation import Finding
 from ipfvision.synthetic.case import Case, disease_mask, draw_case
 from ipfvision.synthetic.distractors import DISTRACTORS
 from ipfvision.synthetic.fibrosis import Pattern, Place, Plan, draw_fibrosis
-from ipfvision.synthetic.field import LungField, guess_mm_per_pixel
+from ipfvision.synthetic.field import LungField, millimetres_per_pixel_from_lungs
 from ipfvision.synthetic.shapes import pack_cysts
 
 SIZE = 256
@@ -209,9 +209,9 @@ def test_vessels_count_as_lung_and_the_heart_does_not() -> None:
 def test_the_guessed_scale_assumes_lungs_of_265_mm() -> None:
     lungs = np.zeros((64, 512), np.bool_)
     lungs[10:20, 50:450] = True
-    assert guess_mm_per_pixel(lungs) == pytest.approx(265 / 400)
+    assert millimetres_per_pixel_from_lungs(lungs) == pytest.approx(265 / 400)
     with pytest.raises(ValueError, match="empty"):
-        guess_mm_per_pixel(np.zeros((8, 8), np.bool_))
+        millimetres_per_pixel_from_lungs(np.zeros((8, 8), np.bool_))
 
 
 def test_a_case_is_drawn_quickly_enough_to_train_on() -> None:

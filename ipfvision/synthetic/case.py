@@ -51,7 +51,7 @@ def draw_case(hu: Image, lungs: Mask, mm_per_pixel: float, rng: np.random.Genera
     lungs
         (H, W) bool.
     mm_per_pixel
-        Distance between pixel centers; see `ipfvision.synthetic.field.guess_mm_per_pixel` if it is not known.
+        Distance between pixel centers; see `ipfvision.synthetic.field.millimetres_per_pixel_from_lungs` if it is not known.
     rng
         Same state, same case.
     diseased

@@ -25,7 +25,7 @@ def logistic(values: Values) -> Image:
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -30, 30))), np.float32)
 
 
-def guess_mm_per_pixel(lungs: Mask) -> float:
+def millimetres_per_pixel_from_lungs(lungs: Mask) -> float:
     """Guess the scale of a slice that states none, from a typical width of both lungs together (265 mm).
 
     A guess, good to about a fifth on slices through the middle of the chest and worse at the apex. Use the pixel spacing
