@@ -48,7 +48,7 @@ def apply_window(values: npt.NDArray[np.generic], window: Window) -> npt.NDArray
     lowest = window.center - 0.5 - (window.width - 1) / 2
     if window.width == 1:
         return (np.asarray(values) > lowest).astype(np.float32)
-    grey = np.asarray(values).astype(np.float32)
+    grey: npt.NDArray[np.float32] = np.asarray(values).astype(np.float32)
     grey -= np.float32(lowest)
     grey /= np.float32(window.width - 1)
     np.clip(grey, 0, 1, out=grey)
@@ -63,4 +63,4 @@ def adjust_grey(grey: npt.NDArray[np.float32], window: Window) -> npt.NDArray[np
     window, because what a grey value meant in Hounsfield units is not known.
     """
     lowest = (window.center - window.width / 2) / 100
-    return np.clip((grey - lowest) / (window.width / 100), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((grey - lowest) / (window.width / 100), 0, 1), np.float32)

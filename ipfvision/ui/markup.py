@@ -1,0 +1,351 @@
+"""What the page shows, as HTML strings: pure functions, no Streamlit.
+
+Every text that comes from a file, a DICOM header or an error is escaped here. None of it goes through Markdown, where a file
+name could become a link or an image from another address.
+"""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction
+from ipfvision.core.overlay import colorbar
+from ipfvision.core.slice import Scale, Series, Slice
+from ipfvision.core.window import Window
+
+ANNOTATION = (72, 219, 251)
+"""RGB of an annotation's outline: light blue, which the heat map has nowhere."""
+CONTOUR = (255, 214, 92)
+"""RGB of the heat map's outline: yellow."""
+
+WORDS = {
+    Decision.IPF: "IPF-like",
+    Decision.NORMAL: "Normal-like",
+    Decision.UNCERTAIN: "Uncertain",
+    Decision.REFUSED: "Not read",
+}
+TARGET_WORDS = {"ipf": "IPF", "normal": "normal lung"}
+STATUS_WORDS = {"preliminary": "preliminary, not validated on patients", "released": "released"}
+
+_LINE, _CURVE, _BAND, _QUIET = "#f4f7fa", "#ffb05c", "#cfc8f0", "#aeb8c2"
+"""Colors inside the drawings, which are images and do not see the style sheet."""
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with a real minus sign, and no "-0.0"."""
+    text = f"{value:.{digits}f}"
+    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, plus included."""
+    text = number(value, digits)
+    return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else "+" + text
+
+
+def share(probability: float) -> str:
+    """A probability in two digits that never claims certainty."""
+    if probability < 0.01:
+        return "under 0.01"
+    if probability > 0.99:
+        return "over 0.99"
+    return f"{probability:.2f}"
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """(H, W) grey or (H, W, 3) RGB as PNG: lossless, and with no text inside."""
+    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"no PNG from {image.shape} {image.dtype}")
+    return encoded.tobytes()
+
+
+def picture(content: bytes, description: str, kind: str = "png") -> str:
+    """An <img> that carries its own content; `kind` is "png" or "svg+xml".
+
+    A data URL reaches the browser over the session's own connection, byte for byte; `st.image` would leave the slice under an
+    address of the server for as long as the page is open. Drawings are images too, because `st.html` lets no <svg> through.
+    """
+    encoded = base64.b64encode(content).decode("ascii")
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(description)}">'
+
+
+def _drawing(width: float, height: float, body: str, description: str, stretched: bool = False) -> str:
+    fit = ' preserveAspectRatio="none"' if stretched else ""
+    text = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}"{fit}>{body}</svg>'
+    return picture(text.encode(), description, "svg+xml")
+
+
+def banner(card: ModelCard | None) -> str:
+    """The sentence that is always on the page."""
+    status = "" if card is None else f"<span>Model: <b>{escape(STATUS_WORDS.get(card.status, card.status))}</b></span>"
+    return (
+        '<div class="ipf-banner" role="note"><b>Research use only. Not a medical device.</b>'
+        "<span>Tells IPF from normal lung only: other lung diseases were never seen by it.</span>"
+        f"{status}</div>"
+    )
+
+
+def answer(card: ModelCard, prediction: Prediction, where_words: str, warnings: int = 0) -> str:
+    """The answer for one slice: a word, what it rests on, and how sure it is."""
+    decision = prediction.decision
+    # A shape as well as a color, so that nothing is said by color alone (WCAG 2.2, 1.4.1).
+    word = f'<div class="ipf-word {decision.value}"><i></i>{WORDS[decision]}<small>{escape(where_words)}</small></div>'
+    scale = "<div></div>"
+    if prediction.probability is not None and prediction.margin is not None:
+        low, high = (100 * value for value in card.uncertain_band)
+        scale = (
+            '<div class="ipf-scale"><div class="line">'
+            f"<span>IPF rather than normal lung <strong>{share(prediction.probability)}</strong></span>"
+            f"<span>Margin <strong>{signed(prediction.margin)}</strong> logits</span></div>"
+            f'<div class="track"><i class="band" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+            f'<i class="here" style="left:{100 * prediction.probability:.1f}%"></i></div>'
+            '<div class="line"><span>0: normal lung</span><span>calibrated; light band: uncertain</span>'
+            "<span>1: IPF</span></div></div>"
+        )
+    count = ""
+    if warnings:
+        count = f'<div class="count">{plural(warnings, "warning")} below</div>'
+    return f'<div class="ipf-answer">{word}{scale}<div class="ipf-reason">{escape(prediction.reason)}{count}</div></div>'
+
+
+def _marks(explanation: Explanation, cell: tuple[float, float] | None) -> str:
+    """The peak as a ring and one cell of the map as a square, in slice pixels: to scale, and not part of any download."""
+    rows, columns = explanation.crop.slice_shape
+    thin = max(rows, columns) / 512
+    width = explanation.crop.width / explanation.cells.shape[1]
+    height = explanation.crop.height / explanation.cells.shape[0]
+    left, top = 10 * thin, rows - 10 * thin - height
+    said = "one cell" if cell is None else f"one cell {cell[0]:.0f} × {cell[1]:.0f} mm"
+    text = f'x="{left + width + 6 * thin:.1f}" y="{rows - 12 * thin:.1f}" font-size="{14 * thin:.1f}" font-family="sans-serif"'
+    drawn = (
+        f'<g fill="none" stroke="{_LINE}"><rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        f'stroke-width="{1.2 * thin:.2f}" stroke-dasharray="{3 * thin:.1f}"/></g>'
+        f'<text {text} fill="{_LINE}" stroke="#000" stroke-width="{3 * thin:.2f}" paint-order="stroke">{said}</text>'
+    )
+    peak = explanation.peak_xy()
+    if peak is not None:
+        ring = f'cx="{peak[0] + 0.5}" cy="{peak[1] + 0.5}" r="{9 * thin:.1f}"'
+        for color, thickness in (("#000", 3.2), (_LINE, 1.4)):
+            drawn += f'<circle {ring} fill="none" stroke="{color}" stroke-width="{thickness * thin:.2f}"/>'
+    return _drawing(columns, rows, drawn, "")
+
+
+def _pane(name: str, image: str, caption: str, over: str = "") -> str:
+    return f'<figure data-pane="{name}"><div class="picture">{image}{over}</div><figcaption>{caption}</figcaption></figure>'
+
+
+@dataclass(frozen=True, slots=True)
+class Panes:
+    """Slice and overlay side by side, at one size."""
+
+    slice_png: bytes
+    caption: str
+    below_rem: float = 0.0
+    """Height kept free under the images, for the controls of a series."""
+
+    def _html(self, right: str) -> str:
+        left = _pane("slice", picture(self.slice_png, "CT slice"), f"<span>{escape(self.caption)}</span>")
+        return f'<div class="ipf-panes" style="--below:{self.below_rem:.1f}rem">{left}{right}</div>'
+
+    def without_map(self, instead: str) -> str:
+        return self._html(_pane("overlay", f'<div class="nothing">{escape(instead)}</div>', "<span></span>"))
+
+    def with_map(
+        self, overlay_png: bytes, caption: str, legend_html: str, explanation: Explanation, cell: tuple[float, float] | None
+    ) -> str:
+        """With the heat map on the right, its peak and the size of one cell (in mm) drawn over it."""
+        shown = picture(overlay_png, "CT slice with heat map")
+        return self._html(_pane("overlay", shown, f"<span>{escape(caption)}</span>{legend_html}", _marks(explanation, cell)))
+
+
+def legend(full_scale: float, unit: str) -> str:
+    """The heat map's colors, with the numbers at their ends."""
+    words = unit if unit == "logits" else "(no unit)"
+    bar = picture(png(colorbar(256, 8)), f"colors from 0 to {full_scale:.2g} {unit}")
+    return f'<div class="ipf-legend"><span>0</span>{bar}<span>{number(full_scale, 2)}+ {escape(words)}</span></div>'
+
+
+def profile(
+    probabilities: Sequence[float | None], refused: Sequence[bool], current: int, uncertain_band: tuple[float, float]
+) -> str:
+    """Probability along a series as a small plot.
+
+    Parameters
+    ----------
+    probabilities
+        One per slice; None leaves a gap (not read yet, or refused).
+    refused
+        True where a slice has no answer: a short mark at the foot of the plot.
+    current
+        Index of the slice on screen.
+    """
+    step = 1000 / max(1, len(probabilities) - 1)
+    low, high = (100 * (1 - value) for value in uncertain_band)
+    path, run = "", list[str]()
+    for index, value in enumerate([*probabilities, None]):
+        if value is not None:
+            run.append(f"{index * step:.1f} {100 * (1 - value):.1f}")
+        elif run:
+            # A lone slice between two gaps is a line of no length: its round cap makes it a dot.
+            path += f"M{run[0]} L{' L'.join(run[1:] or run)} "
+            run.clear()
+    feet = "".join(f"M{index * step:.1f} 84 V100 " for index, gone in enumerate(refused) if gone)
+    fixed = 'fill="none" vector-effect="non-scaling-stroke"'
+    drawn = (
+        f'<path {fixed} d="M0 1 H1000 M0 99 H1000" stroke="#4a5560"/>'
+        f'<rect x="0" y="{high:.1f}" width="1000" height="{low - high:.1f}" fill="{_BAND}" opacity="0.22"/>'
+        f'<path {fixed} d="{path}" stroke="{_CURVE}" stroke-width="2.5" stroke-linecap="round" stroke-linejoin="round"/>'
+        f'<path {fixed} d="{feet}" stroke="{_QUIET}" stroke-width="2"/>'
+        f'<path {fixed} d="M{current * step:.1f} 0 V100" stroke="{_LINE}" stroke-width="2"/>'
+    )
+    read = sum(value is not None for value in probabilities)
+    said = f"Probability along the series: {read} of {len(probabilities)} slices have one, slice {current + 1} is on screen"
+    return (
+        f'<div class="ipf-profile">{_drawing(1000, 100, drawn, said, stretched=True)}'
+        "<p>Top: IPF-like. Foot: normal-like. Band: uncertain. White: this slice. Gap: not read yet, or refused (mark).</p>"
+        "</div>"
+    )
+
+
+def word_only(word: str, where_words: str, sentence: str) -> str:
+    """In the place of the answer: one word that is no answer, and why."""
+    head = f'<div class="ipf-word">{escape(word)}<small>{escape(where_words)}</small></div>'
+    return f'<div class="ipf-answer">{head}<div></div><div class="ipf-reason">{escape(sentence)}</div></div>'
+
+
+def where(series: Series, index: int) -> str:
+    """Which slice of a series this is; nothing for a single slice."""
+    if len(series.slices) == 1:
+        return "Single slice"
+    plane = series.slices[index].plane
+    position = "" if plane is None else f" at {number(plane.distance_mm())} mm"
+    return f"Slice {index + 1} of {len(series.slices)}{position}"
+
+
+def series_words(series: Series) -> str:
+    """A series in a few words, none of which the patient's name could be in."""
+    first = series.slices[0]
+    parts = [plural(len(series.slices), "slice")]
+    if first.thickness_mm is not None:
+        parts.append(f"{first.thickness_mm:g} mm thick")
+    if first.source.kernel:
+        parts.append(f"kernel {first.source.kernel}")
+    return ", ".join(parts)
+
+
+def plural(count: int, noun: str) -> str:
+    """Count something: 1 slice, 2 slices."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def map_caption(explanation: Explanation, method: str, contour: bool, findings: Sequence[str]) -> str:
+    """What the picture on the right shows."""
+    what = f"{method}: evidence for {TARGET_WORDS[explanation.target]}" + (", yellow outline" if contour else "")
+    what += ". Ring: peak" if explanation.peak > 0 else ". Empty: nothing on this slice speaks for it"
+    return what + (f". Light blue: {', '.join(findings)} (annotation)" if findings else "")
+
+
+def welcome() -> str:
+    """The empty state: what to do, in two sentences."""
+    return (
+        '<div class="ipf-welcome"><h1>How much does this slice look like IPF, and where does that come from?</h1>'
+        "<p>Drop axial chest CT slices on the left: DICOM, PNG or JPEG, one slice, many, or a .zip of a series. "
+        "You see each slice, the model\u2019s answer, and a map of the evidence behind it.</p>"
+        '<p class="quiet">Files stay in this computer\u2019s memory and are forgotten when you close them. '
+        "Nothing is written to disk, and nothing leaves this machine.</p></div>"
+    )
+
+
+def nothing_read(files: Sequence[tuple[str, str]]) -> str:
+    """In the place of a page: every file, and why it was not read."""
+    return f'<div class="ipf-welcome"><h1>Nothing here could be read</h1>{refusals(files)}</div>'
+
+
+def now_open(title: str, slices: int, refused: int) -> str:
+    """What is open, for the side bar."""
+    gone = f"<small>{plural(refused, 'file')} not read, listed at the foot of the page</small>" if refused else ""
+    return f'<div class="ipf-now"><b>{escape(title)}</b><small>{plural(slices, "slice")} read in</small>{gone}</div>'
+
+
+def facts(rows: Mapping[str, str]) -> str:
+    """Names and values."""
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows.items())
+    return f'<dl class="ipf-facts">{items}</dl>'
+
+
+def listing(heading: str, sentences: Iterable[str], kind: str = "warning") -> str:
+    """A heading and a list; nothing at all where there is nothing to say. `kind` is "warning" or "note"."""
+    items = "".join(f'<li class="{kind}">{escape(sentence)}</li>' for sentence in sentences)
+    return f'<p class="ipf-heading">{escape(heading)}</p><ul class="ipf-list">{items}</ul>' if items else ""
+
+
+def refusals(files: Sequence[tuple[str, str]]) -> str:
+    """Every file that was not read, with its sentence."""
+    items = "".join(f"<li><b>{escape(name)}</b><br>{escape(reason)}</li>" for name, reason in files)
+    return f'<ul class="ipf-list">{items}</ul>'
+
+
+def series_summary(decisions: Sequence[Decision]) -> str:
+    """How many slices of a series got which answer. It is a count of slices, not an answer for the patient."""
+    counts = ", ".join(f"{WORDS[decision]} {decisions.count(decision)}" for decision in Decision if decision in decisions)
+    said = "Counts of slices, not an answer for the patient."
+    return f'<div class="ipf-now">{plural(len(decisions), "slice")}: {counts}.<small>{said}</small></div>'
+
+
+def model_input(content: bytes) -> str:
+    """The image that went into the network."""
+    return (
+        f'<figure class="ipf-saw">{picture(content, "What the model saw")}<figcaption>What the model saw</figcaption></figure>'
+    )
+
+
+def window_words(window: Window) -> str:
+    """A window in Hounsfield units, in words."""
+    return f"center {number(window.center, 0)}, width {number(window.width, 0)} HU"
+
+
+def peak_words(explanation: Explanation) -> str:
+    """The map's largest value, and where it is."""
+    where = explanation.peak_xy()
+    if where is None:
+        return f"no evidence for {TARGET_WORDS[explanation.target]} anywhere: the map is empty"
+    unit = f" {explanation.unit}" if explanation.unit == "logits" else " (no unit: this method's values are only relative)"
+    return f"{number(explanation.peak, 2)}{unit} at column {where[0]}, row {where[1]}"
+
+
+def cell_words(cell: tuple[float, float] | None) -> str:
+    """How small a thing the map can locate at all; `cell` is (width, height) in mm."""
+    if cell is None:
+        return "unknown: no pixel spacing in this file"
+    return f"{number(cell[0], 0)} × {number(cell[1], 0)} mm: nothing smaller than this can be located"
+
+
+def provenance(scan: Slice, card: ModelCard | None) -> dict[str, str]:
+    """Where the slice and the answer come from. Nothing that names a patient."""
+    source, missing = scan.source, "not in the file"
+    rows, columns = scan.shape
+    spacing = f"{scan.spacing.row_mm:.3f} × {scan.spacing.column_mm:.3f} mm (row, column)" if scan.spacing else missing
+    facts_ = {"File": source.file, "Format": source.format, "Image": f"{columns} × {rows} pixels", "Pixel spacing": spacing}
+    if source.format == "DICOM":
+        facts_ |= {
+            "Slice thickness": f"{scan.thickness_mm:g} mm" if scan.thickness_mm is not None else missing,
+            "Convolution kernel": source.kernel or missing,
+            "Manufacturer": source.manufacturer or missing,
+            "Transfer syntax": source.transfer_syntax or missing,
+        }
+    facts_["Pixels (SHA-256)"] = source.pixel_sha256[:12]
+    if card is not None:
+        seen = window_words(card.window) if scan.scale is Scale.HOUNSFIELD else "grey values as they came: no Hounsfield units"
+        facts_ |= {
+            "Window the model used": seen,
+            "Model": f"{card.name} ({card.status})",
+            "Model weights (SHA-256)": card.sha256[:12],
+        }
+    return facts_

@@ -1,0 +1,5 @@
+"""The app: `streamlit run streamlit_app.py`."""
+
+from ipfvision.ui import draw
+
+draw()
