@@ -3,7 +3,7 @@
     IpfVisionError
     ├── InputRefused             what was given cannot be read as a CT slice
     │   ├── NotAnImage           neither DICOM, PNG, JPEG nor .zip; empty; truncated; damaged
-    │   ├── NotAxialCT           DICOM, but another modality, a localizer, another plane, no rescale
+    │   ├── NotAxialCT           another modality, a localizer, another plane, no rescale; a color photograph
     │   ├── UnsupportedEncoding  a transfer syntax or pixel layout that no decoder here reads
     │   ├── TooLarge             more pixels, bytes or files than the limits allow
     │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
@@ -27,7 +27,7 @@ class NotAnImage(InputRefused):
 
 
 class NotAxialCT(InputRefused):
-    """A DICOM object that is not an axial CT slice with a rescale to Hounsfield units."""
+    """A DICOM object that is not an axial CT slice with a rescale to Hounsfield units, or a color photograph."""
 
 
 class UnsupportedEncoding(InputRefused):

@@ -1,11 +1,214 @@
 """PNG and JPEG in and out. Pillow is imported nowhere else."""
 
+import struct
+import zlib
 from io import BytesIO
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
+
+from ipfvision.core.slice import Scale, Slice, Source, hash_pixels
+from ipfvision.errors import InputRefused, NotAnImage, NotAxialCT, TooLarge, UnsupportedEncoding
+
+MOST_PIXELS = 2**24
+"""Width times height: 4096 x 4096."""
+COLORED_FROM = 24
+"""Difference between a pixel's largest and smallest channel, of 255, from which it is colored: grey in JPEG stays below."""
+MOST_COLORED = 0.05
+"""Share of colored pixels up to which an image is grey with marks on it, such as arrows; a photograph has far more."""
+FEWEST_COLORED = 16
+"""Colored pixels from which marks are mentioned."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+
+
+def is_image(content: bytes) -> bool:
+    """Whether the content begins like PNG or JPEG."""
+    return content.startswith((_PNG, _JPEG))
+
+
+def read(content: bytes, file: str) -> Slice:
+    """Read a picture of a CT slice as grey values. It has no Hounsfield units, pixel spacing or place.
+
+    Transparency is put over black, a turn asked for by EXIF is carried out, and color is reduced to luminance (ITU-R BT.601,
+    which leaves grey as it is). 8 bits are divided by 255 and 16 bits by 65535, unless they hold 12-bit values, which are
+    divided by 4095. Values are never stretched: a dark picture stays dark.
+
+    Parameters
+    ----------
+    content
+        A PNG or JPEG file.
+    file
+        What the user calls it: kept in `Source.file`, and in no message.
+
+    Returns
+    -------
+    A slice of `Scale.GREY`.
+
+    Raises
+    ------
+    NotAnImage
+        If it is empty, neither PNG nor JPEG, damaged or truncated.
+    NotAxialCT
+        If it is a color photograph.
+    UnsupportedEncoding
+        If it is a JPEG in printing colors.
+    TooLarge
+        If its header says that it has more than `MOST_PIXELS`; nothing is decoded then.
+    """
+    if content.startswith(_PNG):
+        kind = "PNG"
+        width, height, bit_depth = _check_png(content)
+    elif content.startswith(_JPEG):
+        kind = "JPEG"
+        width, height, bit_depth = _check_jpeg(content)
+    else:
+        raise NotAnImage("This file is neither PNG nor JPEG; please give the CT slice as DICOM, PNG or JPEG.")
+    if not width or not height:
+        _refuse_damaged(kind)
+    if width * height > MOST_PIXELS:
+        raise TooLarge(
+            f"This {kind} says that it has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} are read; "
+            "please give a smaller one."
+        )
+    try:
+        pixels, warnings = _decode(content, bit_depth)
+    except InputRefused:
+        raise
+    except Exception:  # noqa: BLE001  the one seam around Pillow: OSError, SyntaxError, struct.error and more on damaged files
+        _refuse_damaged(kind)
+    return Slice(
+        pixels=pixels,
+        scale=Scale.GREY,
+        source=Source(file=file, format=kind, pixel_sha256=hash_pixels(pixels)),
+        padding=np.zeros(pixels.shape, np.bool_),
+        warnings=tuple(warnings),
+    )
+
+
+def _refuse_damaged(kind: str) -> NoReturn:
+    raise NotAnImage(f"This {kind} is damaged or incomplete; please export it again.") from None
+
+
+def _check_png(content: bytes) -> tuple[int, int, int]:
+    """Walk the chunks and their checksums (PNG specification, 5.3): Pillow does not look at those of the pixels.
+
+    Returns
+    -------
+    (width, height, bits per channel).
+    """
+    at, header = len(_PNG), b""
+    while at + 12 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, at)
+        if at + 12 + length > len(content):
+            break
+        data = content[at + 8 : at + 8 + length]
+        is_critical = not name[0] & 0x20
+        if is_critical and zlib.crc32(data, zlib.crc32(name)) != int.from_bytes(
+            content[at + 8 + length : at + 12 + length], "big"
+        ):
+            break
+        if name == b"IHDR":
+            header = data
+        elif name == b"IEND":
+            if len(header) != 13:
+                break
+            width, height, bit_depth = struct.unpack(">IIB", header[:9])
+            return width, height, bit_depth
+        at += 12 + length
+    _refuse_damaged("PNG")
+
+
+def _check_jpeg(content: bytes) -> tuple[int, int, int]:
+    """Walk the markers to the frame header (ITU-T T.81 B.2.2).
+
+    Returns
+    -------
+    (width, height, bits per channel).
+    """
+    at = 2
+    while at + 9 < len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            precision, height, width = struct.unpack_from(">BHH", content, at + 4)
+            return width, height, precision
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    _refuse_damaged("JPEG")
+
+
+def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], list[str]]:
+    warnings: list[str] = []
+    with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as opened:
+        if opened.mode == "CMYK":
+            raise UnsupportedEncoding(
+                "This JPEG is in printing colors (CMYK), in which grey values are not what they were on the scanner; "
+                "please give the "
+                "slice as DICOM, PNG or a grey JPEG."
+            )
+        opened.load()
+        image: Image.Image = opened
+        if _exif_turn(opened):
+            image = ImageOps.exif_transpose(opened)
+            warnings.append("The picture was turned as its EXIF data ask for: check that the spine is at the bottom.")
+        if image.mode.startswith("I"):
+            return _sixteen_bits(np.asarray(image), warnings), warnings
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if int(np.asarray(image)[..., 3].min()) < 255:
+                warnings.append("Parts of the picture are transparent: they were put over black.")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+        if image.mode not in ("1", "L"):
+            image = image.convert("RGB")
+            _check_color(np.asarray(image), warnings)
+        values = np.asarray(image.convert("L")).astype(np.float32)
+    values /= np.float32(255)
+    if bit_depth == 16:
+        warnings.append("The picture has 16 bits per color channel, of which 8 were read.")
+    return values, warnings
+
+
+def _exif_turn(image: Image.Image) -> bool:
+    """Whether EXIF asks for a turn or a mirror image (Exif 2.3, tag 0x0112). Damaged EXIF data ask for nothing."""
+    try:
+        return image.getexif().get(0x0112, 1) in range(2, 9)
+    except Exception:  # noqa: BLE001  Pillow parses EXIF here: nothing in it is worth refusing a picture for
+        return False
+
+
+def _sixteen_bits(values: npt.NDArray[Any], warnings: list[str]) -> npt.NDArray[np.float32]:
+    """16-bit grey. A file that stays below 4096 holds the 12 bits of a scanner, and divided by 65535 it would look black."""
+    highest = int(values.max())
+    if 0 < highest < 4096:
+        warnings.append(
+            f"The 16-bit picture has no value above {highest}: it was taken for 12-bit data, so that 4095 is white."
+        )
+        scale = 4095
+    else:
+        scale = 65535
+    grey = values.astype(np.float32)
+    grey /= np.float32(scale)
+    return np.clip(grey, 0, 1, out=grey)
+
+
+def _check_color(rgb: npt.NDArray[np.uint8], warnings: list[str]) -> None:
+    colored = (rgb.max(axis=2) - rgb.min(axis=2)) >= COLORED_FROM
+    share = float(colored.mean())
+    if share > MOST_COLORED:
+        raise NotAxialCT(
+            f"This picture is in color ({share:.0%} of its pixels), and a CT slice is grey: it is a photograph or has a "
+            "color overlay; "
+            "please give the slice itself."
+        )
+    if np.count_nonzero(colored) >= FEWEST_COLORED:
+        warnings.append(
+            f"Colored marks cover {share:.1%} of the picture; the model sees them as grey and may take them for tissue."
+        )
 
 
 def write_png(image: npt.NDArray[Any]) -> bytes:

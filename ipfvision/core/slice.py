@@ -1,5 +1,6 @@
 """One CT slice and an ordered stack of them, as everything above `core` knows them."""
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -141,6 +142,14 @@ class Slice:
     def shape(self) -> tuple[int, int]:
         height, width = self.pixels.shape
         return height, width
+
+
+def hash_pixels(pixels: npt.NDArray[Any]) -> str:
+    """SHA-256 of pixel values with their shape and type, little endian: what `Source.pixel_sha256` holds."""
+    little = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{little.dtype.str} {little.shape}".encode())
+    digest.update(little.data)
+    return digest.hexdigest()
 
 
 def grey(scan: Slice, window: Window) -> npt.NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """A DICOM file to CT slices in Hounsfield units, or a sentence that says why not."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ipfvision.core.slice import PixelSpacing, Plane, Scale, Slice, Source
+from ipfvision.core.slice import PixelSpacing, Plane, Scale, Slice, Source, hash_pixels
 from ipfvision.core.window import Window
 from ipfvision.dicom.attributes import Attributes, parse, quiet, syntax_name
 from ipfvision.dicom.decoding import LOSSY, NATIVE, SUPPORTED, Layout, cells, stored_values
@@ -573,7 +572,7 @@ def _decode(described: _Object) -> Iterator[Slice]:
         yield Slice(
             pixels=hu,
             scale=Scale.HOUNSFIELD,
-            source=replace(frame.source, pixel_sha256=_hash(hu)),
+            source=replace(frame.source, pixel_sha256=hash_pixels(hu)),
             padding=padding,
             spacing=frame.spacing,
             plane=frame.plane,
@@ -632,11 +631,3 @@ def _check_plausible(measured: npt.NDArray[Any]) -> None:
         "them; "
         "please give the original CT slices."
     )
-
-
-def _hash(pixels: npt.NDArray[Any]) -> str:
-    """SHA-256 of the values with their shape and type, little endian."""
-    little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-    digest = hashlib.sha256(f"{little.dtype.str} {pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(little).data)
-    return digest.hexdigest()
