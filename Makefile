@@ -1,0 +1,81 @@
+# `make app` starts the app, `make test` runs every check. Both make what they need first: a virtual environment in .venv, the
+# packages of requirements.txt, for the tests a browser. What is there already is not fetched again, so that a second start
+# works without a network.
+
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+BIN := .venv/bin
+APP := .venv/.app-installed
+DEV := .venv/.dev-installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
+# Shown once per process of the suite; each process gets one core's worth of torch.
+WORKERS ?= 2
+
+.PHONY: app test lint format browser samples benchmark screenshot help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make app         start the app and say its address (PORT=8600 for another port)"
+	@echo "make test        every check: style, types, layers, tests, the page in a browser"
+	@echo "make lint        style, types and layers only"
+	@echo "make format      let ruff format and mend what it can"
+	@echo "make samples     draw sample_scans/ again"
+	@echo "make benchmark   speed, as ratios in one run"
+	@echo "make screenshot  docs/screenshot.png from the real app and a synthetic sample"
+
+app: $(APP)
+	@echo "Starting ipfvision; its address follows. Ctrl+C stops it."
+	$(BIN)/python -m streamlit run streamlit_app.py $(if $(PORT),--server.port=$(PORT))
+
+test: $(DEV) browser lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+samples: $(APP)
+	$(BIN)/python -m ipfvision samples
+
+benchmark: $(APP)
+	$(BIN)/python -m benchmarks
+
+screenshot: $(DEV) browser
+	$(BIN)/python -m tests.browser.screenshot docs/screenshot.png
+
+$(BIN)/pip:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "ipfvision needs Python 3.11 or newer, and none was found (python3 is $$(python3 --version 2>&1))." >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "ipfvision needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+		echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+# The headless OpenCV goes in last, by force: requirements.txt says why.
+$(APP): requirements.txt | $(BIN)/pip
+	$(PIP) install -r requirements.txt
+	$(PIP) install --force-reinstall --no-deps "$$(grep -o '^opencv-python-headless[^ ]*' requirements.txt)"
+	@$(BIN)/python -c 'import cv2, torch, streamlit'
+	@touch $@
+
+$(DEV): requirements-dev.txt $(APP)
+	$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# With CI=true a missing browser is a failure; elsewhere the browser tests are then skipped.
+browser: $(DEV)
+	@for name in $(BROWSERS); do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "No Chromium found: installing it with apt-get."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium && exit 0; \
+	fi; \
+	if [ "$$CI" = true ]; then echo "No Chromium or Chrome, and none could be installed." >&2; exit 1; fi; \
+	echo "No Chromium or Chrome found: the browser tests will be skipped. To run them, install one of: $(BROWSERS)"
