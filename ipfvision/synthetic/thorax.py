@@ -254,6 +254,7 @@ class _Chest:
                 self.bone(np.minimum(self.rod(inner, outer, 2.6, 3.6), self.body - 6), 1.1)
             if level < 0.14:
                 head = (side * min(150.0, half_x + 72), self.cavity_y - 5)
+                self.paint(MUSCLE_HU, np.minimum(self.disc(head, 39) + 3 * self.noise(25), self.body - 4))
                 self.bone(np.minimum(self.disc(head, 23), self.body - 5), 1.6)
                 clavicle = self.rod((side * 16, self.cavity_y - half_y - 8), (side * 75, self.cavity_y - half_y - 4), 6.5, 5.5)
                 self.bone(np.minimum(clavicle, self.body - 4), 1.4)
@@ -296,10 +297,9 @@ class _Chest:
         if level < 0.22:
             wide = _between(level, [0, 0.1, 0.22], [22, 42, 75])
             apex = np.full_like(self.x, -99)
+            middle_y = self.spine_y - _between(level, [0, 0.1, 0.22], [14, 28, 58])
             for side in (-1, 1):
-                apex = np.maximum(
-                    apex, self.oval((side * (half_x - wide - 2), self.spine_y - 12), wide, wide * 1.05, power=2.2)
-                )
+                apex = np.maximum(apex, self.oval((side * (half_x - wide - 2), middle_y), wide, wide * 1.12, power=2.2))
             lung = np.minimum(lung, apex)
         for shape, _ in self._domes():
             lung = np.minimum(lung, -shape - 1.5)
@@ -327,6 +327,9 @@ class _Chest:
         spine = self.spine_y
         organs: list[tuple[Image, float]] = [(self.oval((6, spine - 25), 8, 5.5), 38.0)]
         if level < 0.2:
+            # In front of the apex there is more muscle and vessels than fat.
+            front = y - 0.72 * self.cavity_half[1]
+            organs.extend((self.oval((side * 30, front), 22, 9, turn=-side * 0.3), MUSCLE_HU) for side in (-1, 1))
             for x, dy, radius in ((-13, -6, 6.5), (9, -8, 4.5), (19, 0, 5.5), (-24, -14, 7.5), (17, -21, 7.0)):
                 organs.append((self.disc((x, y + dy), radius), BLOOD_HU))
         if 0.2 <= level < 0.31:
@@ -491,7 +494,7 @@ class _Chest:
             away = math.hypot(x - hilum[0], y - hilum[1])
             radius = 0.4 + rng.random() ** 3 * 0.9 + 0.8 * stem * rng.random() ** 2 * math.exp(-away / 28)
             angle = math.atan2(y - hilum[1], x - hilum[0]) + rng.normal(0, 0.5)
-            long = radius * rng.uniform(0.3, 5) if rng.random() < 0.35 else 0.0
+            long = radius * rng.uniform(0.3, 4.5) if rng.random() < 0.28 else 0.0
             for t in np.arange(-long, long + 0.01, max(0.4, 0.6 * radius)):
                 self._stamp(vessel, x + t * math.cos(angle), y + t * math.sin(angle), radius * (1 - 0.25 * t / (long + 0.1)))
 
