@@ -165,7 +165,9 @@ def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], li
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
         if image.mode not in ("1", "L"):
             image = image.convert("RGB")
-            _check_color(np.asarray(image), warnings)
+            rgb = np.asarray(image)
+            if (rgb[..., 0] != rgb[..., 1]).any() or (rgb[..., 1] != rgb[..., 2]).any():
+                _check_color(rgb, warnings)
         values = np.asarray(image.convert("L")).astype(np.float32)
     values /= np.float32(255)
     if bit_depth == 16:
