@@ -18,13 +18,13 @@ SOFT_TISSUE_HU = (-80.0, 60.0)
 def centrilobular_emphysema(field: LungField) -> None:
     """Dark spots without walls, from a few to confluent, over lung that has lost attenuation."""
     rng = field.rng
-    severity = rng.uniform(0.1, 1)
+    severity = 0.1 + 0.95 * rng.random() ** 0.7
     scale = rng.uniform(2.5, 8)
     spots = field.noise(scale) + 0.5 * field.noise(scale * 0.45) + rng.uniform(0.3, 0.9) * field.noise(40)
     if rng.random() < 0.5:
         spots = spots + rng.uniform(0, 2) * (0.5 - field.height)
-    share = logistic((spots - (1.5 - 1.9 * severity)) * rng.uniform(2, 6))
-    field.brighten(-rng.uniform(0, 60) * severity * field.inside)
+    share = logistic((spots - (1.4 - 2.1 * severity)) * rng.uniform(2, 6))
+    field.brighten(-rng.uniform(0, 70) * severity * field.inside)
     aerated = np.clip((-650 - field.hu) / 150, 0, 1)
     field.paint(rng.uniform(-1000, -960), share * aerated * rng.uniform(0.6, 1))
     if severity > 0.6 and rng.random() < 0.5:
@@ -44,11 +44,11 @@ def paraseptal_emphysema(field: LungField) -> None:
     cells = pack_cysts(
         field, row, radii_between(field, row, 0.4 * largest, largest, tries=6), closeness=rng.uniform(0.7, 0.95), warp_mm=0.5
     )
-    wall = rng.uniform(0.2, 0.5)
+    wall = rng.uniform(0.2, 0.7)
     room = np.minimum(cells.to_border - wall, 0.3 - cells.nearest)
     lumen = coverage(room, mm)
     cover = coverage(0.3 + wall - cells.nearest, mm)
-    field.paint(rng.uniform(-850, -500) * (1 - lumen) + rng.uniform(-1000, -960) * lumen, cover)
+    field.paint(rng.uniform(-800, -300) * (1 - lumen) + rng.uniform(-1000, -960) * lumen, cover)
 
 
 def bullae(field: LungField) -> None:
@@ -117,11 +117,11 @@ def bronchiectasis(field: LungField) -> None:
             course = Course(
                 radius_mm=(1.1, rng.uniform(1.8, 5)),
                 length_mm=(10, 45),
-                cut_across=rng.uniform(0.2, 0.85),
+                cut_across=rng.uniform(0.4, 0.95),
                 beading=rng.uniform(0.03, 0.3),
                 taper=rng.uniform(-0.2, 0.4),
             )
-            inside = tubes(field, cluster, int(rng.integers(3, 22)), course)
+            inside = tubes(field, cluster, int(rng.integers(3, 18)), course)
             lumen = coverage(-inside, mm)
             cover = coverage(wall - inside, mm)
         air = np.where(field.noise(12) > rng.uniform(0.5, 3), rng.uniform(-100, 30), rng.uniform(-1000, -940))
@@ -291,9 +291,9 @@ def dependent_atelectasis(field: LungField) -> None:
     """Haze, bands and dense strips in the lowest (posterior) lung, smooth and without cysts."""
     rng, mm = field.rng, field.mm
     low = logistic((field.height - rng.uniform(0.5, 0.85)) / 0.06)
-    deep = rng.uniform(2, 22) * (0.6 + 0.4 * field.noise(30))
+    deep = rng.uniform(4, 34) * (0.7 + 0.4 * field.noise(30))
     haze = low * logistic((deep - field.depth) / rng.uniform(1, 6))
-    field.brighten(haze * rng.uniform(80, 500) * np.clip(0.9 + 0.3 * field.noise(10), 0, 1.5), ceiling=-100)
+    field.brighten(haze * rng.uniform(150, 600) * np.clip(0.9 + 0.3 * field.noise(10), 0, 1.5), ceiling=-100)
     if rng.random() < 0.4:
         strip = coverage(0.35 * deep + 0.8 * field.noise(6) - field.depth, 2 * mm) * low
         field.paint(rng.uniform(-150, 40), strip)

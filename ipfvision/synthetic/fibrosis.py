@@ -145,13 +145,15 @@ def _region(field: LungField, plan: Plan) -> Region:
     # Along the mediastinum and at vessels the mask's surface is no costal pleura: less disease there, but not none.
     medial = rng.uniform(0.3, 1.0)
     weight = weight * (medial + (1 - medial) * np.exp(-np.maximum(0, field.outer_depth - 8) / rng.uniform(15, 50)))
-    patches = np.clip(0.75 + 0.55 * field.noise(28), 0.05, 2)
+    patches = np.clip(0.7 + 0.65 * field.noise(28), 0.02, 2)
     ragged = np.minimum(rng.uniform(1, 3), 1.2 + 2 * plan.severity) * field.noise(5)
     # Not into fluid or consolidation that was drawn before: no honeycombing is seen there.
     size = max(3, round(5 / mm))
     dense = cv2.morphologyEx((field.hu > -300).astype(np.uint8), cv2.MORPH_OPEN, np.ones((size, size), np.uint8)) > 0
     aerated = field.lungs & ~dense
-    deepest = (4 + 30 * plan.severity**1.3) * rng.uniform(0.75, 1.25)
+    deepest = (4 + 27 * plan.severity**1.3) * rng.uniform(0.75, 1.25)
+    if plan.place is Place.DIFFUSE:
+        deepest *= 0.75
     for _ in range(8):
         reach = np.asarray(deepest * weight * patches, np.float32)
         inwards = np.asarray(reach - field.depth + ragged, np.float32)
@@ -260,7 +262,7 @@ def _subpleural_cysts(field: LungField, plan: Plan, region: Region) -> Mask:
     band &= field.noise(rng.uniform(8, 20)) > rng.uniform(-0.2, 1.2)
     radii = radii_between(field, band, 0.9, largest, tries=rng.uniform(1, 5), skew=rng.uniform(0.8, 2))
     cysts = pack_cysts(field, band, radii, closeness=rng.uniform(0.3, 0.9), warp_mm=rng.uniform(0.3, 0.7), warp_scale_mm=3)
-    wall = np.clip(rng.uniform(0.3, 0.8) * (1 + 0.5 * field.noise(4)), 0.1, 1.5)
+    wall = np.clip(rng.uniform(0.3, 0.8) * (1 + 0.45 * field.noise(4)), 0.25, 1.5)
     room = np.minimum(np.minimum(cysts.to_border - wall / 2, -cysts.nearest), field.depth - wall / 2)
     lumen = coverage(room, mm)
     cover = coverage(wall - cysts.nearest, mm) * field.inside

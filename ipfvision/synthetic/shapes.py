@@ -172,7 +172,7 @@ def tubes(field: LungField, where: Mask, count: int, course: Course) -> Image:
         length = 0.0 if rng.random() < course.cut_across else float(rng.uniform(*course.length_mm))
         # Bronchi run from the hilum, near the middle of the picture, towards the ribs.
         angle = math.atan2(y - 0.5 * height, x - (0.5 + 0.2 * math.copysign(1, x / width - 0.5)) * width)
-        angle += rng.normal(0, 0.6)
+        angle += rng.normal(0, 0.35)
         stretch = float(np.exp(rng.normal(0, 0.2)))
         phase, period = rng.uniform(0, 6.3), rng.uniform(4.0, 9.0) * radius
         step = max(0.7 * mm, 0.3 * radius)
