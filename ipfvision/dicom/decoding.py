@@ -33,7 +33,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from rle.utils import decode_pixel_data as decode_rle
+from rle.utils import decode_segment as decode_rle_segment  # type: ignore[attr-defined]
 
 from ipfvision.dicom.jpeg_process import decode_jpeg
 from ipfvision.errors import InputRefused, NotAnImage, UnsupportedEncoding
@@ -49,6 +49,9 @@ LOSSY = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless))
 
 _MOST_TILES = 4096
 """A 4096 x 4096 image in tiles of 64 x 64; a damaged header asks for millions, one by one."""
+
+_RLE_SLACK = 16
+"""Bytes that a segment may unpack to beyond its pixels: segments are padded to even length (PS3.5 G.3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +112,7 @@ def _refuse_damaged() -> NoReturn:
 def _decompressed(stream: bytes, syntax: UID, layout: Layout) -> npt.NDArray[Any]:
     shape = (layout.rows, layout.columns)
     if syntax == RLELossless:
-        _check_rle(stream, layout)
-        planes = decode_rle(stream, version=2, rows=layout.rows, columns=layout.columns, bits_allocated=layout.bits_allocated)
-        return np.frombuffer(planes, f"<u{layout.bits_allocated // 8}").reshape(shape)
+        return _rle(stream, layout)
     if syntax in _JPEG_2000:
         stream = _j2k_codestream(stream, layout)
         values = decode_jpeg_2000(stream, j2k_format=0)
@@ -148,16 +149,24 @@ def stored_values(raw: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
     return result
 
 
-def _check_rle(stream: bytes, layout: Layout) -> None:
-    """The RLE header: 16 little endian numbers, the count of segments and their offsets (PS3.5 G.5)."""
+def _rle(stream: bytes, layout: Layout) -> npt.NDArray[Any]:
+    """One segment for each byte of a cell, highest byte first, behind a header of 16 numbers (PS3.5 G.3 to G.5)."""
     if len(stream) < 64:
         _refuse_damaged()
+    size = layout.bits_allocated // 8
     count, *offsets = struct.unpack_from("<16I", stream)
-    if count != layout.bits_allocated // 8:
+    borders = [*offsets[:size], len(stream)]
+    if count != size or borders[0] < 64 or any(first >= second for first, second in pairwise(borders)):
         _refuse_damaged()
-    used = [*offsets[:count], len(stream)]
-    if used[0] != 64 or any(first >= second for first, second in pairwise(used)):
-        _refuse_damaged()
+    pixels = layout.rows * layout.columns
+    planes = np.empty((pixels, size), np.uint8)
+    for place, (start, end) in enumerate(pairwise(borders)):
+        # A damaged last run reads on: into bytes that mean "nothing", and not past the end, which makes the decoder panic.
+        plane = decode_rle_segment(stream[start:end] + b"\x80" * 128)
+        if not pixels <= len(plane) <= pixels + _RLE_SLACK:
+            _refuse_damaged()
+        planes[:, size - 1 - place] = np.frombuffer(plane, np.uint8, pixels)
+    return planes.view(f"<u{size}").reshape(layout.rows, layout.columns)
 
 
 def _check_jpeg(stream: bytes, syntax: UID, layout: Layout) -> int:
@@ -204,8 +213,8 @@ def _check_jpeg(stream: bytes, syntax: UID, layout: Layout) -> int:
         _refuse_damaged()
     if syntax in _JPEG_DCT and precision not in ((8,) if syntax == JPEGBaseline8Bit else (8, 12)):
         _refuse_damaged()
-    # An image that ends early has no End of Image; DICOM pads the stream to an even length with a 0.
-    if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
+    # Inside the scan a byte of 0xFF is always stuffed, so this is the End of Image; after it may come padding.
+    if stream.find(b"\xff\xd9", at) < 0:
         raise NotAnImage(
             "The JPEG data of this image end early (Pixel Data (7FE0,0010)): the file is truncated; please export it again."
         )

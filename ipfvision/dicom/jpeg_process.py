@@ -13,8 +13,12 @@ from ipfvision.errors import NotAnImage
 
 SECONDS_PER_FRAME = 30.0
 """A frame of 512 x 512 takes 5 ms; a process that is silent for this long is ended."""
-_HARMLESS = re.compile(rb"^(Unsupported JPEG data precision 12|Corrupt JPEG data: [12] extraneous bytes before marker 0xd9)?$")
-"""GDCM asks its 8-bit codec first; and some encoders leave a byte or two after the last sample."""
+_HARMLESS = re.compile(
+    rb"^(Unsupported JPEG data precision 12"  # GDCM asks its 8-bit codec first
+    rb"|Invalid SOS parameters for sequential JPEG"  # old scanners; a sequential decoder does not use them
+    rb"|Corrupt JPEG data: [12] extraneous bytes before marker 0xd9"  # left by some encoders after the last sample
+    rb")?$"
+)
 
 _lock = threading.Lock()
 _process: "subprocess.Popen[bytes] | None" = None

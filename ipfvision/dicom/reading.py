@@ -431,7 +431,7 @@ def _common_warnings(attributes: Attributes, syntax: UID) -> list[str]:
     warnings = []
     if attributes.text(0x00282110) == "01" or syntax in LOSSY:
         ratio = attributes.number(0x00282112)
-        by = f", about {ratio:g} to 1" if ratio is not None and ratio >= 1 else ""
+        by = f", about {ratio:.0f} to 1" if ratio is not None and ratio >= 1 else ""
         warnings.append(
             f"Lossy compression{by} (Lossy Image Compression (0028,2110)): fine detail and noise differ from the original."
         )
