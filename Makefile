@@ -9,7 +9,7 @@ APP := .venv/.app-installed
 DEV := .venv/.dev-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
-# Shown once per process of the suite; each process gets one core's worth of torch.
+# Processes of the suite. Each gets one thread, or torch would start one per core in each of them.
 WORKERS ?= 2
 
 .PHONY: app test lint format browser samples benchmark screenshot help
