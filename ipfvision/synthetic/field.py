@@ -86,12 +86,13 @@ class LungField:
         )
         self.hu: Image = self._slice[self.box].copy()
         """(h, w) Hounsfield units, drawn on in place."""
-        self.lungs: Mask = _parenchyma(_without_small_holes(lungs[self.box], self.mm), self.hu, self.mm)
+        whole = _without_small_holes(lungs[self.box], self.mm)
+        self.lungs: Mask = _parenchyma(whole, self.hu, self.mm)
         self.shape: tuple[int, int] = (self.hu.shape[0], self.hu.shape[1])
         self.inside: Image = self.lungs.astype(np.float32)
-        self.depth: Image = _distance(self.lungs) * np.float32(self.mm)
-        """(h, w) mm below the surface of the lung; 0 outside."""
-        self.outer_depth: Image = _distance(_hull(self.lungs)) * np.float32(self.mm)
+        self.depth: Image = _distance(whole) * np.float32(self.mm)
+        """(h, w) mm below the surface of the lung mask, large vessels counted in: a hilar vessel is no pleura."""
+        self.outer_depth: Image = _distance(_hull(whole)) * np.float32(self.mm)
         """(h, w) mm below the convex hull of both lungs: small at the ribs, large at the mediastinum."""
         height, width = self.shape
         top, bottom = margin, max(margin + 1, height - margin)
