@@ -255,11 +255,11 @@ def map_caption(explanation: Explanation, method: str, contour: bool, findings: 
 def welcome() -> str:
     """The empty state: what to do, in two sentences."""
     return (
-        '<div class="ipf-welcome"><h1>How much does this slice look like IPF, and where does that come from?</h1>'
+        '<div class="ipf-welcome"><h1>How much does a slice look like IPF, and where does that come from?</h1>'
         "<p>Drop axial chest CT slices on the left: DICOM, PNG or JPEG, one slice, many, or a .zip of a series. "
         "You see each slice, the model\u2019s answer, and a map of the evidence behind it.</p>"
-        '<p class="quiet">Files stay in this computer\u2019s memory and are forgotten when you close them. '
-        "Nothing is written to disk, and nothing leaves this machine.</p></div>"
+        '<p class="quiet">Files stay in memory and are forgotten when you close them. '
+        "Nothing is written to disk or sent anywhere else.</p></div>"
     )
 
 
@@ -268,10 +268,26 @@ def nothing_read(files: Sequence[tuple[str, str]]) -> str:
     return f'<div class="ipf-welcome"><h1>Nothing here could be read</h1>{refusals(files)}</div>'
 
 
-def now_open(title: str, slices: int, refused: int) -> str:
-    """What is open, for the side bar."""
-    gone = f"<small>{plural(refused, 'file')} not read, listed at the foot of the page</small>" if refused else ""
-    return f'<div class="ipf-now"><b>{escape(title)}</b><small>{plural(slices, "slice")} read in</small>{gone}</div>'
+def samples_heading() -> str:
+    """Above the sample scans."""
+    said = "Or start with a sample. This program drew them itself: no patient is in them."
+    return f'<p class="ipf-heading">{said}</p>'
+
+
+def thumbnail(content: bytes, title: str) -> str:
+    """A small picture of a sample scan."""
+    return f'<div class="ipf-thumbnail">{picture(content, title)}</div>'
+
+
+def now_open(title: str, slices: int, refused: int, expected: str | None = None) -> str:
+    """What is open, for the side bar. `expected` is the answer that belongs to a sample."""
+    said = [f"{plural(slices, 'slice')} read in"]
+    if expected is not None:
+        said = [f"A sample, drawn by this program. Expected: {WORDS[Decision(expected)]}"]
+    if refused:
+        said.append(f"{plural(refused, 'file')} not read, listed under the images")
+    notes = "".join(f"<small>{escape(sentence)}</small>" for sentence in said)
+    return f'<div class="ipf-now"><b>{escape(title)}</b>{notes}</div>'
 
 
 def facts(rows: Mapping[str, str]) -> str:

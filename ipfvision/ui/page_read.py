@@ -10,7 +10,7 @@ import numpy.typing as npt
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from ipfvision.core.annotation import Annotation
+from ipfvision.core.annotation import Annotation, Finding
 from ipfvision.core.findings import Decision, Explanation, ModelCard
 from ipfvision.core.overlay import display_grey, outline, overlay
 from ipfvision.core.slice import Series, Slice
@@ -18,9 +18,11 @@ from ipfvision.ui import controls, markup, session
 from ipfvision.ui.controls import MapView
 from ipfvision.ui.session import Opened, Seen, Session
 from ipfvision.workflow.reading import METHODS, Reading, result
+from ipfvision.workflow.samples import list_samples
 
 SERIES_REM = 10.2
 """Height kept free under the images for a series' slider, profile and progress."""
+SAMPLES_IN_A_ROW = 5
 REDRAW_SECONDS = 0.4
 """Between two drawings of the profile while a series is read."""
 
@@ -58,8 +60,10 @@ def _input(desk: Session) -> None:
         desk.open_uploads(files, lambda done, total: _show(bar, "Taking in file", done, total))
         st.rerun()
     if desk.opened is not None:
-        count = sum(len(series.slices) for series in desk.opened.series)
-        st.html(markup.now_open(desk.opened.title, count, len(desk.opened.refusals)))
+        opened = desk.opened
+        count = sum(len(series.slices) for series in opened.series)
+        expected = None if opened.sample is None else opened.sample.expected
+        st.html(markup.now_open(opened.title, count, len(opened.refusals), expected))
         st.button("Close and forget", key="close", on_click=desk.clear, width="stretch", icon=":material/close:")
 
 
@@ -68,7 +72,18 @@ def _show(bar: DeltaGenerator, what: str, done: int, total: int) -> None:
 
 
 def _samples(desk: Session) -> None:
-    """Nothing yet."""
+    """The sample scans, as pictures to press."""
+    samples = list_samples()
+    if not samples:
+        return
+    with st.container(key="samples"):
+        st.html(markup.samples_heading())
+        columns = st.columns(SAMPLES_IN_A_ROW)
+        for number, sample in enumerate(samples):
+            with columns[number % SAMPLES_IN_A_ROW]:
+                st.html(markup.thumbnail(session.thumbnail(sample), sample.title))
+                key = f"sample-{sample.path.stem}"
+                st.button(sample.title, key=key, on_click=desk.open_sample, args=(sample,), width="stretch", wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +178,7 @@ def _read(desk: Session, opened: Opened, banner: DeltaGenerator) -> None:
         shown = annotations if choice.annotation else ()
         full_scale = choice.full_scale(card, explanation)
         picture = markup.png(paint(grey, explanation, full_scale, choice, shown))
-        caption = markup.map_caption(explanation, METHODS[choice.method], choice.contour, [a.finding.value for a in shown])
+        caption = markup.map_caption(explanation, METHODS[choice.method], choice.contour, _findings(opened, shown))
         legend = markup.legend(full_scale, explanation.unit)
         panes_place.html(panes.with_map(picture, caption, legend, explanation, explanation.cell_mm(scan.spacing)))
     if explanation is not None:
@@ -173,6 +188,13 @@ def _read(desk: Session, opened: Opened, banner: DeltaGenerator) -> None:
     _details(here, card, seen)
     if here.stacked:
         _read_series(here, card, choice.method, profile_place, beside)
+
+
+def _findings(opened: Opened, annotations: Sequence[Annotation]) -> list[str]:
+    """What outlined annotations show. A sample's single mask holds all of its findings but the ground glass."""
+    if annotations and opened.sample is not None:
+        return [finding for finding in opened.sample.findings if finding != Finding.GROUND_GLASS.value]
+    return [annotation.finding.value for annotation in annotations]
 
 
 def paint(

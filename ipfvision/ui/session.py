@@ -6,7 +6,9 @@ memory, and their bytes are let go as soon as their pixels were taken in.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
+import cv2
 import numpy as np
 import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
@@ -15,12 +17,16 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from ipfvision.core.annotation import Annotation
 from ipfvision.core.findings import ModelCard
+from ipfvision.core.overlay import display_grey
 from ipfvision.core.slice import Series
+from ipfvision.core.window import LUNG
 from ipfvision.errors import ModelUnusable
 from ipfvision.ui.markup import png
 from ipfvision.workflow.intake import Progress, Refusal, Upload, take_in
 from ipfvision.workflow.reading import METHODS, Reader, Reading
+from ipfvision.workflow.samples import SampleScan, sample_annotations
 
+THUMBNAIL_PIXELS = 240
 _KEY = "ipfvision"
 
 
@@ -33,6 +39,7 @@ class Opened:
     refusals: tuple[Refusal, ...] = ()
     annotations: Mapping[str, Sequence[Annotation]] = field(default_factory=dict)
     """By the SHA-256 of the pixels that they belong to."""
+    sample: SampleScan | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +80,12 @@ class Session:
         intake = take_in((Upload(file.name, file.getvalue()) for file in files), progress)
         _let_go(files)
         self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, intake.refusals))
+
+    def open_sample(self, sample: SampleScan) -> None:
+        """Open a sample scan, with the annotation that belongs to it."""
+        intake = take_in([Upload(sample.path.name, sample.path.read_bytes())])
+        annotations = {one.slices[0].source.pixel_sha256: sample_annotations(sample) for one in intake.series}
+        self.open(Opened(sample.title, intake.series, intake.refusals, annotations, sample))
 
     def pause(self) -> None:
         self.paused = True
@@ -128,6 +141,17 @@ def card_or_reason() -> tuple[ModelCard | None, str]:
         return model().card, ""
     except ModelUnusable as error:
         return None, str(error)
+
+
+@cache
+def thumbnail(sample: SampleScan) -> bytes:
+    """The middle slice of a sample scan, small, as PNG. Drawn by the program itself, so it may be kept for everybody."""
+    intake = take_in([Upload(sample.path.name, sample.path.read_bytes())])
+    slices = intake.series[0].slices
+    shown = display_grey(slices[len(slices) // 2], LUNG)
+    height, width = shown.shape
+    small = cv2.resize(shown, (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS * height // width), interpolation=cv2.INTER_AREA)
+    return png(np.asarray(small, np.uint8))
 
 
 def _let_go(files: Iterable[UploadedFile]) -> None:

@@ -111,7 +111,7 @@ def find_colors(room: Page) -> Pixels:
 
 
 def test_the_empty_page_says_what_to_do(reading_room: Page) -> None:
-    expect(reading_room.get_by_role("heading", name=re.compile("How much does this slice look like IPF"))).to_be_visible()
+    expect(reading_room.get_by_role("heading", name=re.compile("How much does a slice look like IPF"))).to_be_visible()
     expect(reading_room.get_by_text("Not a medical device")).to_be_visible()
     expect(reading_room.get_by_text(re.compile("^(preliminary|released)"))).to_be_visible()
 
@@ -229,7 +229,7 @@ def test_closing_forgets_what_was_open(reading_room: Page) -> None:
     drop(reading_room, ("a.dcm", ct(0.5)))
     answered(reading_room)
     reading_room.get_by_role("button", name="Close and forget").click()
-    expect(reading_room.get_by_role("heading", name=re.compile("How much does this slice"))).to_be_visible()
+    expect(reading_room.get_by_role("heading", name=re.compile("How much does a slice"))).to_be_visible()
     expect(reading_room.locator(".ipf-panes")).to_have_count(0)
 
 
