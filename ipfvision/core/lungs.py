@@ -13,11 +13,15 @@ WORKING_SIZE = 512
 """Longest side, in pixels, at which the mask is found; larger slices are averaged down first."""
 AIR_BELOW = float(apply_window(np.array([-400.0]), LUNG)[0])
 """Grey value in the lung window that separates air and lung from soft tissue: -400 HU."""
-GAS_BELOW = float(apply_window(np.array([-880.0]), LUNG)[0])
-"""Below this (-880 HU) lies plain gas; aerated lung always has vessels and walls above it."""
-LEAST_TEXTURE = 0.04
-"""Share of a component's pixels above `GAS_BELOW` that makes it lung and not gas in trachea, stomach or bowel."""
-LEAST_LUNG = 0.04
+TEXTURE_STEP = 120 / LUNG.width
+"""What stands out from a piece's median by more than this (120 HU in the lung window) is a vessel or a wall."""
+LEAST_TEXTURE = 0.02
+"""Share of a piece that stands out so, which makes it lung and not gas in trachea, stomach or bowel."""
+GAS_BELOW = float(apply_window(np.array([-975.0]), LUNG)[0])
+"""A piece with a median below this (-975 HU) is gas, if the largest piece is clearly brighter: emphysema's median lies above
+it, and in an image of another window the largest piece is as dark."""
+CLEARLY_BRIGHTER = 60 / LUNG.width
+LEAST_LUNG = 0.015
 """Smallest share of the body's area that is taken for a slice through the lungs."""
 LEAST_COMPONENT = 0.004
 """Smallest share of the body's area that a piece of lung has."""
@@ -115,6 +119,11 @@ def find_lungs(scan: Slice) -> Lungs:
     mask = np.zeros_like(air)
     rim = _disk(max(image.shape) / 150)  # the wall's blur is not texture
     black = found = 0
+    brightest_gas = 0.0
+    if len(statistics) > 1:
+        largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
+        if float(np.median(image[labels == largest])) > GAS_BELOW + CLEARLY_BRIGHTER:
+            brightest_gas = GAS_BELOW
     for label in range(1, len(statistics)):
         x, y, width, height, area = (int(value) for value in statistics[label])
         if area < LEAST_COMPONENT * body_area:
@@ -125,7 +134,11 @@ def find_lungs(scan: Slice) -> Lungs:
         found += area
         black += int((values < 0.02).sum())
         inner = cv2.erode(piece.astype(np.uint8), rim, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
-        if inner.any() and (image[box][inner] > GAS_BELOW).mean() < LEAST_TEXTURE:
+        within = image[box][inner]
+        median = float(np.median(within)) if within.size else 1.0
+        if within.size and (within > median + TEXTURE_STEP).mean() < LEAST_TEXTURE:
+            continue
+        if median < brightest_gas:
             continue
         center = (x + width / 2 - left) / body_width
         if 0.42 < center < 0.58 and width < 0.14 * body_width and area < 0.02 * body_area:

@@ -14,6 +14,7 @@ from ipfvision.core.lungs import Lungs, find_lungs
 from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG, Window
+from ipfvision.images import write_png
 
 if TYPE_CHECKING:
     from ipfvision.nn.network import Model
@@ -120,6 +121,19 @@ def picture(
     if explanation is None:
         return np.repeat(shown[:, :, None], 3, axis=2)
     return overlay(shown, explanation.heatmap(), full_scale(card, explanation), opacity, threshold)
+
+
+def picture_png(
+    card: ModelCard,
+    reading: Reading,
+    target: str = "ipf",
+    *,
+    window: Window = LUNG,
+    opacity: float = 0.6,
+    threshold: float = 0.1,
+) -> bytes:
+    """`picture` as a PNG file."""
+    return write_png(picture(card, reading, target, window=window, opacity=opacity, threshold=threshold))
 
 
 def overlay_name(number: int, reading: Reading, target: str) -> str:

@@ -1,0 +1,7 @@
+"""`python -m ipfvision`."""
+
+import sys
+
+from ipfvision.cli import main
+
+sys.exit(main())

@@ -1,0 +1,191 @@
+"""The command line: read scans, make the sample scans, train, evaluate, start the page.
+
+Exit codes of `read`: 0 if at least one slice was read, 2 if none was, with the reasons on standard error.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ipfvision import __version__
+from ipfvision.errors import IpfVisionError
+
+MANY = 5
+"""From this many slices on a progress bar is shown."""
+BAR = 30
+
+
+class _Progress:
+    """A progress bar on standard error; silent for a handful, and where standard error is not a terminal it is one line."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if total <= MANY:
+            return
+        if sys.stderr.isatty():
+            filled = BAR * done // total
+            sys.stderr.write(f"\r{self.what} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}")
+            self.shown = True
+            if done == total:
+                self.close()
+        elif done == total:
+            sys.stderr.write(f"{self.what} {done}/{total}\n")
+
+    def close(self) -> None:
+        """End the bar's line, if one was begun."""
+        if self.shown:
+            sys.stderr.write("\n")
+            self.shown = False
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from ipfvision.workflow.reading import DEFAULT_MODEL, METHODS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m ipfvision",
+        description="How much does a chest CT slice look like idiopathic pulmonary fibrosis (IPF) rather than normal lung, "
+        "and where does that come from? Research use only, not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=f"ipfvision {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    read = commands.add_parser("read", help="read DICOM, PNG or JPEG slices, folders or .zip files")
+    read.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
+    read.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
+    read.add_argument("--overlay", type=Path, metavar="FOLDER", help="write each slice with its heat map as PNG")
+    read.add_argument("--method", choices=list(METHODS), default="gradcam")
+    read.add_argument("--target", choices=["ipf", "normal"], default="ipf", help="the class whose evidence is shown")
+    read.add_argument("--model", type=Path, default=DEFAULT_MODEL, metavar="FILE", help="a .safetensors checkpoint")
+
+    samples = commands.add_parser("samples", help="make the synthetic sample scans again")
+    samples.add_argument("--out", type=Path, default=None, metavar="FOLDER")
+
+    train = commands.add_parser("train", help="train a checkpoint from slices without fibrosis and drawn lesions")
+    train.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the run lies; a killed run goes on there"
+    )
+    train.add_argument("--held-out", nargs="+", default=["LIDC-IDRI-0646"], metavar="PATIENT", help="drawn validation")
+    train.add_argument("--start", default="astra", help="random, astra, or a checkpoint")
+    train.add_argument("--steps", type=int, default=600)
+    train.add_argument("--cases", type=int, default=4800, help="drawn training examples")
+    train.add_argument("--seed", type=int, default=0)
+
+    evaluate = commands.add_parser("evaluate", help="calibrate a run on one part of the real pictures, measure on the other")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="a folder that train wrote")
+    evaluate.add_argument("data", type=Path, metavar="DATA")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write, with its card")
+
+    serve = commands.add_parser("serve", help="start the page")
+    serve.add_argument("--port", type=int, default=8501)
+    return parser
+
+
+def _read(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.intake import take_in_paths
+    from ipfvision.workflow.reading import Reader, overlay_name, picture_png, result
+
+    intake = take_in_paths(arguments.scans, progress=_Progress("opening"))
+    for refusal in intake.refusals:
+        _say(f"{refusal.file}: {refusal.reason}")
+    slices = [scan for series in intake.series for scan in series.slices]
+    for series in intake.series:
+        for note in series.notes:
+            _say(note)
+    if not slices:
+        _say("No slice could be read.")
+        return 2
+    reader = Reader.open(arguments.model)
+    progress = _Progress("reading")
+    readings = []
+    if arguments.overlay is not None:
+        arguments.overlay.mkdir(parents=True, exist_ok=True)
+    for number, reading in enumerate(reader.read_all(slices, arguments.method), start=1):
+        if arguments.overlay is not None and reading.explanations:
+            path = arguments.overlay / overlay_name(number, reading, arguments.target)
+            path.write_bytes(picture_png(reader.card, reading, arguments.target))
+        readings.append(reading)
+        progress(number, len(slices))
+    content = result(reader.card, readings, arguments.target)
+    if arguments.json == "-":
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    elif arguments.json is not None:
+        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    else:
+        _table(content["slices"])
+    refused = [part for part in content["slices"] if part["decision"] == "refused"]
+    for part in refused:
+        _say(f"{part['file']}: {part['reason']}")
+    return 2 if len(refused) == len(readings) else 0
+
+
+def _table(slices: list[dict[str, object]]) -> None:
+    """One line per slice on standard output."""
+    for part in slices:
+        share = part["probability"]
+        value = f"{share['ipf']:.3f}" if isinstance(share, dict) else "    -"
+        sys.stdout.write(f"{part['decision']:<10}{value}  {part['file']}\n")
+
+
+def _samples(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.samples import SAMPLES, make_samples
+
+    folder = arguments.out or SAMPLES
+    make_samples(folder)
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.training import train_run
+
+    train_run(
+        arguments.data,
+        arguments.out,
+        held_out=arguments.held_out,
+        start=arguments.start,
+        steps=arguments.steps,
+        cases=arguments.cases,
+        seed=arguments.seed,
+        say=_say,
+    )
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.training import ship
+
+    sys.stdout.write(json.dumps(ship(arguments.run, arguments.data, arguments.out), indent=1) + "\n")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    app = Path(__file__).parents[1] / "streamlit_app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(app), "--server.port", str(arguments.port)]
+    return subprocess.call(command, cwd=app.parent)  # noqa: S603 - our own file, a number
+
+
+COMMANDS = {"read": _read, "samples": _samples, "train": _train, "evaluate": _evaluate, "serve": _serve}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error that was raised on purpose is one sentence on standard error and exit code 2."""
+    given = _parser().parse_args(arguments)
+    try:
+        return COMMANDS[given.command](given)
+    except IpfVisionError as error:
+        _say(str(error))
+    except OSError as error:
+        _say(f"{error.filename or 'A file'}: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        _say("Cancelled.")
+    return 2

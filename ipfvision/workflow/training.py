@@ -1,0 +1,300 @@
+"""Training and measuring a checkpoint: real slices without fibrosis, lesions drawn into them, real pictures to measure on."""
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ipfvision import dicom, images
+from ipfvision.core.geometry import Crop
+from ipfvision.core.lungs import Lungs, find_lungs
+from ipfvision.core.slice import Scale, Slice, Source
+from ipfvision.core.window import LUNG, Window, apply_window
+from ipfvision.errors import InputRefused
+from ipfvision.synthetic.case import disease_mask, draw_case
+from ipfvision.synthetic.field import millimetres_per_pixel_from_lungs
+from ipfvision.synthetic.picture import disturb
+from ipfvision.synthetic.thorax import draw_thorax
+
+if TYPE_CHECKING:
+    from ipfvision.nn.training import Examples
+
+SHARD = 48
+"""Cases in one file of a pool."""
+DISEASED = 0.47
+"""Share of cases with drawn fibrosis."""
+PHANTOM_EVERY = 12
+"""Every twelfth file of a pool is drawn into the synthetic thorax instead of real slices."""
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormalSlice:
+    """A real slice without fibrosis, to draw into."""
+
+    hu: Image
+    """(H, W) Hounsfield units."""
+    lungs: Lungs
+    mm_per_pixel: float
+    patient: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One line of a collection's manifest.csv."""
+
+    file: str
+    label: str
+    patient: str
+    use: str
+    scale: str
+
+
+def read_manifest(data: Path) -> list[ManifestRow]:
+    """Rows of `data`/manifest.csv; raises InputRefused with a sentence if it is missing or lacks a column."""
+    path = data / "manifest.csv"
+    if not path.is_file():
+        raise InputRefused(f"No manifest.csv was found in {data.name}: it names each file with its label, patient and use.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        missing = {"file", "label", "patient", "use", "scale"} - set(rows.fieldnames or ())
+        if missing:
+            raise InputRefused(f"manifest.csv lacks the columns {', '.join(sorted(missing))}.")
+        return [ManifestRow(*(row[name] for name in ("file", "label", "patient", "use", "scale"))) for row in rows]
+
+
+def _hounsfield(scan: Slice, scale: str) -> Image:
+    """Hounsfield units of a slice; a picture whose manifest says "hu_window" was stored in the lung window."""
+    if scan.scale is Scale.GREY:
+        if scale != "hu_window":
+            raise InputRefused(f"{scan.source.file} has no Hounsfield units to draw lesions in.")
+        return scan.pixels * np.float32(LUNG.width) + np.float32(LUNG.center - LUNG.width / 2)
+    return scan.pixels.astype(np.float32)
+
+
+def _as_slice(hu: Image) -> Slice:
+    return Slice(hu, Scale.HOUNSFIELD, Source("drawn", "PNG", ""), hu < -1500)
+
+
+def normal_slices(data: Path, patients: Iterable[str] | None = None) -> list[NormalSlice]:
+    """The training slices of a collection (use "train") that show lungs and carry no tumour box.
+
+    Parameters
+    ----------
+    patients
+        Only these, if given.
+    """
+    wanted = None if patients is None else set(patients)
+    boxes = {path.stem for path in data.glob("*/**/boxes/**/*.xml")}
+    found = []
+    for row in read_manifest(data):
+        if row.use != "train" or (wanted is not None and row.patient not in wanted):
+            continue
+        content = (data / row.file).read_bytes()
+        scan = images.read(content, row.file) if row.scale == "hu_window" else dicom.read(content, row.file)[0]
+        if scan.source.sop_instance_uid in boxes:
+            continue
+        hu = _hounsfield(scan, row.scale)
+        hu[scan.padding] = -1024
+        lungs = find_lungs(_as_slice(hu))
+        if lungs.problem is not None:
+            continue
+        scale = millimetres_per_pixel_from_lungs(lungs.mask) if scan.spacing is None else scan.spacing.column_mm
+        found.append(NormalSlice(hu, lungs, scale, row.patient))
+    # Where the scale had to be guessed from the lungs' width, the patient's widest slice tells it for all of them.
+    scales = {normal.patient: min(n.mm_per_pixel for n in found if n.patient == normal.patient) for normal in found}
+    return [replace(normal, mm_per_pixel=scales[normal.patient]) for normal in found]
+
+
+def _phantom(rng: np.random.Generator) -> NormalSlice:
+    thorax = draw_thorax(rng, level=float(rng.uniform(0.25, 0.95)), size=512, spacing_mm=float(rng.uniform(0.6, 0.8)))
+    hu = thorax.pixels.astype(np.float32)
+    return NormalSlice(hu, Lungs(thorax.lungs), thorax.spacing.column_mm, "phantom")
+
+
+def _turned(image: Image, degrees: float, fill: float) -> Image:
+    rows, columns = image.shape
+    matrix = cv2.getRotationMatrix2D((columns / 2 - 0.5, rows / 2 - 0.5), degrees, 1.0)
+    turned = cv2.warpAffine(image, matrix, (columns, rows), flags=cv2.INTER_LINEAR, borderValue=fill)
+    return np.asarray(turned, np.float32)
+
+
+def _jittered_crop(lungs: Lungs, shape: tuple[int, int], input_shape: tuple[int, int], rng: np.random.Generator) -> Crop:
+    from ipfvision.nn.preprocess import lung_crop  # noqa: PLC0415
+
+    margin = float(rng.uniform(0.02, 0.18))
+    shift = (float(rng.uniform(-0.04, 0.04)), float(rng.uniform(-0.04, 0.04)))
+    return lung_crop(lungs, shape, input_shape, margin, shift)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """One training example."""
+
+    image: npt.NDArray[np.uint8]
+    """(rows, columns)."""
+    diseased: bool
+    lesion: npt.NDArray[np.uint8]
+    """(h, w) share of each cell, 255 is all of it."""
+    lung: npt.NDArray[np.uint8]
+    """(h, w)."""
+
+
+def draw_example(normals: list[NormalSlice], input_shape: tuple[int, int], cell: int, rng: np.random.Generator) -> Drawn:
+    """Draw one example: a patient, one of the patient's slices, lesions or none, a window, a crop, marks on the picture.
+
+    Without normal slices it is drawn into a synthetic thorax.
+    """
+    patients = sorted({normal.patient for normal in normals})
+    while True:
+        if not patients:
+            normal = _phantom(rng)
+        else:
+            patient = patients[rng.integers(len(patients))]
+            choices = [normal for normal in normals if normal.patient == patient]
+            normal = choices[rng.integers(len(choices))]
+        diseased = bool(rng.random() < DISEASED)
+        try:
+            case = draw_case(normal.hu, normal.lungs.mask, normal.mm_per_pixel, rng, diseased=diseased)
+        except ValueError:  # lungs too small to draw in: another slice
+            continue
+        found = find_lungs(_as_slice(case.pixels))
+        lungs = normal.lungs if found.problem is not None else found
+        break
+    window = LUNG
+    if rng.random() < 0.5:
+        window = Window(LUNG.center + float(rng.uniform(-80, 80)), LUNG.width * float(rng.uniform(0.8, 1.25)))
+    rows, columns = normal.hu.shape
+    crop = _jittered_crop(lungs, (rows, columns), input_shape, rng)
+    image = crop.cut(apply_window(case.pixels, window))
+    lesion = crop.cut(disease_mask(case.annotations, case.pixels.shape).astype(np.float32))
+    lung = crop.cut(normal.lungs.mask.astype(np.float32))
+    degrees = float(rng.uniform(-8, 8)) if rng.random() < 0.5 else 0.0
+    if degrees:
+        image, lesion, lung = _turned(image, degrees, 0.2), _turned(lesion, degrees, 0), _turned(lung, degrees, 0)
+    if rng.random() < 0.08:  # prone, or stored upside down
+        image, lesion, lung = image[::-1], lesion[::-1], lung[::-1]
+    image = disturb(np.ascontiguousarray(image), rng)
+    cells = input_shape[1] // cell, input_shape[0] // cell
+    lesion, lung = (cv2.resize(np.ascontiguousarray(m), cells, interpolation=cv2.INTER_AREA) for m in (lesion, lung))
+    return Drawn(
+        np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8),
+        diseased,
+        np.rint(np.clip(lesion, 0, 1) * 255).astype(np.uint8),
+        np.rint(np.clip(lung, 0, 1) * 255).astype(np.uint8),
+    )
+
+
+def draw_shard(
+    normals: list[NormalSlice], folder: Path, number: int, input_shape: tuple[int, int], cell: int, seed: int
+) -> Path:
+    """Draw one file of a pool, if it is not there: the same seed and number give the same examples.
+
+    The file appears whole or not at all, so a killed run goes on where it stopped, and two runs may fill one folder.
+    """
+    path = folder / f"pool_{number:05d}.npz"
+    if path.is_file():
+        return path
+    into = [] if number % PHANTOM_EVERY == PHANTOM_EVERY - 1 else normals
+    drawn = [draw_example(into, input_shape, cell, np.random.default_rng((seed, number, index))) for index in range(SHARD)]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(
+        part,
+        images=np.stack([example.image for example in drawn]),
+        labels=np.array([example.diseased for example in drawn]),
+        lesions=np.stack([example.lesion for example in drawn]),
+        lungs=np.stack([example.lung for example in drawn]),
+    )
+    part.replace(path)
+    return path
+
+
+_normals: list[NormalSlice] = []
+"""What a drawing process draws into."""
+
+
+def _begin_drawing(data: Path, patients: list[str]) -> None:
+    cv2.setNumThreads(1)
+    _normals.extend(normal_slices(data, patients))
+
+
+def _draw(job: tuple[Path, int, tuple[int, int], int, int]) -> Path:
+    return draw_shard(_normals, *job)
+
+
+def draw_pool(
+    data: Path,
+    patients: Sequence[str],
+    folder: Path,
+    cases: int,
+    input_shape: tuple[int, int],
+    cell: int,
+    seed: int,
+    say: Callable[[str], None],
+    processes: int = 2,
+) -> "Examples":
+    """Draw (or find already drawn) at least `cases` examples from these patients' slices."""
+    from ipfvision.nn.training import Examples  # noqa: PLC0415
+
+    jobs = [(folder, number, input_shape, cell, seed) for number in range(-(-cases // SHARD))]
+    missing = [job for job in jobs if not (folder / f"pool_{job[1]:05d}.npz").is_file()]
+    if missing:
+        # spawn: forking a process with torch's threads can hang
+        with ProcessPoolExecutor(processes, get_context("spawn"), _begin_drawing, (data, sorted(patients))) as pool:
+            for done, _ in enumerate(pool.map(_draw, missing), start=1):
+                say(f"drawing: {done} of {len(missing)} files")
+    shards = [np.load(folder / f"pool_{job[1]:05d}.npz") for job in jobs]
+    parts = [np.concatenate([shard[name] for shard in shards]) for name in ("images", "labels", "lesions", "lungs")]
+    return Examples(*parts)
+
+
+def train_run(
+    data: Path,
+    folder: Path,
+    *,
+    held_out: Sequence[str],
+    start: str,
+    steps: int,
+    cases: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Draw the pools and train; a killed run goes on where it stopped.
+
+    Patients are split, never slices: what is drawn into the held-out patients' slices is validation.
+
+    Raises
+    ------
+    InputRefused
+        If the manifest is missing, or a side of the split would have no patient.
+    """
+    from ipfvision.nn.training import Recipe, train  # noqa: PLC0415
+
+    patients = {row.patient for row in read_manifest(data) if row.use == "train"}
+    unknown = set(held_out) - patients
+    if unknown:
+        raise InputRefused(f"The manifest has no training patient {', '.join(sorted(unknown))} to hold out.")
+    if not patients - set(held_out):
+        raise InputRefused("No patient is left to train on: hold out fewer.")
+    recipe = Recipe(seed=seed, start=start, steps=steps)
+    cell = 16 if recipe.dilated_layer4 else 32
+    shape = recipe.input_shape
+    training = draw_pool(data, sorted(patients - set(held_out)), folder / "train", cases, shape, cell, seed, say)
+    validation = draw_pool(data, sorted(held_out), folder / "validation", 2 * SHARD, shape, cell, seed + 1, say)
+
+    def report(line: dict[str, Any]) -> None:
+        left = (steps - line["step"]) * line["seconds_per_step"] / 60
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in line.items() if isinstance(value, float))
+        say(f"step {line['step']} of {steps}, {left:.0f} min left: {figures}")
+
+    train(recipe, training, validation, folder, report)

@@ -1,0 +1,78 @@
+"""Fixtures that several tests share."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ipfvision.core.findings import TARGETS, ModelCard
+from ipfvision.core.window import LUNG
+from ipfvision.nn.network import Model, body, build, card_path, card_to_json, load, save
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real scans; never part of the repository."""
+    folder = Path(os.environ.get("IPFVISION_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "manifest.csv").is_file():
+        pytest.skip("needs the real scans in shared/data")
+    return folder
+
+
+def _with_two_signs(network: nn.Module) -> nn.Module:
+    """Turn the last layer so that both classes' maps have positive and negative cells on an image of noise."""
+    network.eval()
+    with torch.no_grad():
+        mean = body(network, torch.randn(1, 3, 96, 128)).mean(dim=(0, 2, 3))
+        weight = network.get_submodule("fc").weight
+        weight.copy_(torch.randn_like(weight))
+        weight -= torch.outer(weight @ mean, mean) / (mean @ mean)
+    return network
+
+
+class RandomModels:
+    """Checkpoints with random weights, for tests of everything but the answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.weights = self._write(dilated_layer4=True)
+
+    def _write(self, *, dilated_layer4: bool) -> Path:
+        torch.manual_seed(0)
+        padding_mode = "replicate"
+        weights = self._folder / f"random_{dilated_layer4}.safetensors"
+        sha256 = save(_with_two_signs(build(dilated_layer4, padding_mode)), weights)
+        card = ModelCard(
+            name="random",
+            sha256=sha256,
+            status="test",
+            labels=TARGETS,
+            window=LUNG,
+            input_shape=(96, 128),
+            mean=0.2333,
+            standard_deviation=0.8,
+            crop_margin=0.1,
+            dilated_layer4=dilated_layer4,
+            padding_mode=padding_mode,
+            temperature=1.0,
+            operating_point=0.5,
+            uncertain_band=(0.4, 0.6),
+            map_reference=5.0,
+        )
+        card_path(weights).write_text(json.dumps(card_to_json(card)))
+        return weights
+
+    def __call__(self, *, dilated_layer4: bool = True) -> Model:
+        """A fresh copy, so that a test may change it."""
+        return load(self.weights if dilated_layer4 else self._write(dilated_layer4=False))
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> RandomModels:
+    """Call it for a loaded model; `.weights` is its file."""
+    return RandomModels(tmp_path_factory.mktemp("models"))
