@@ -122,7 +122,7 @@ def _decompressed(stream: bytes, syntax: UID, layout: Layout) -> npt.NDArray[Any
     if syntax in _JPEG_LS:
         samples = bytes(decode_jpeg_ls(stream)[0])
     else:
-        samples = decode_jpeg(stream, layout.rows, layout.columns, allocated, precision, is_signed=False)
+        samples = decode_jpeg(stream, layout.rows, layout.columns, allocated, precision)
     return _as_cells(np.frombuffer(samples, f"<u{allocated // 8}").reshape(shape), layout)
 
 

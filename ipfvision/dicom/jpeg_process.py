@@ -24,7 +24,7 @@ _lock = threading.Lock()
 _process: "subprocess.Popen[bytes] | None" = None
 
 
-def decode_jpeg(stream: bytes, rows: int, columns: int, bits_allocated: int, precision: int, is_signed: bool) -> bytes:
+def decode_jpeg(stream: bytes, rows: int, columns: int, bits_allocated: int, precision: int) -> bytes:
     """Decode one JPEG frame (8- or 12-bit DCT, or lossless) of one component.
 
     Safe to call from several threads; frames are decoded one at a time.
@@ -39,7 +39,7 @@ def decode_jpeg(stream: bytes, rows: int, columns: int, bits_allocated: int, pre
         If the stream is damaged: GDCM refuses it, reports damage, does not answer in time or crashes.
     """
     with _lock:
-        pixels, said = _ask(REQUEST.pack(rows, columns, bits_allocated, precision, is_signed, len(stream)) + stream)
+        pixels, said = _ask(REQUEST.pack(rows, columns, bits_allocated, precision, len(stream)) + stream)
     damage = [line for line in said.splitlines() if not _HARMLESS.match(line.strip())]
     if damage or len(pixels) != rows * columns * (bits_allocated // 8):
         raise NotAnImage(

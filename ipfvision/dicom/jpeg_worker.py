@@ -12,13 +12,13 @@ import os
 import struct
 import sys
 
-REQUEST = struct.Struct("<HHHHBI")
-"""Rows, columns, bits allocated, sample precision, whether signed, length of the stream."""
+REQUEST = struct.Struct("<HHHHI")
+"""Rows, columns, bits allocated, sample precision, length of the stream."""
 REPLY = struct.Struct("<II")
 """Length of the decoded bytes, length of the messages."""
 
 
-def _decode(stream: bytes, rows: int, columns: int, bits_allocated: int, precision: int, is_signed: int) -> bytes:
+def _decode(stream: bytes, rows: int, columns: int, bits_allocated: int, precision: int) -> bytes:
     import gdcm  # noqa: PLC0415  only this process may load it: `jpeg_process` imports this file for its two headers
 
     fragment = gdcm.Fragment()
@@ -34,7 +34,7 @@ def _decode(stream: bytes, rows: int, columns: int, bits_allocated: int, precisi
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     # GDCM has one codec for the whole JPEG family; the stream's own frame header says which process it is.
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    image.SetPixelFormat(gdcm.PixelFormat(1, bits_allocated, precision, precision - 1, is_signed))
+    image.SetPixelFormat(gdcm.PixelFormat(1, bits_allocated, precision, precision - 1, 0))
     # GDCM's Python binding returns char* as str.
     return bytes(image.GetBuffer().encode("utf-8", "surrogateescape"))
 
@@ -47,10 +47,10 @@ def _serve() -> None:
     os.dup2(standard_error, 1)
     os.set_blocking(messages, False)
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
-        rows, columns, bits_allocated, precision, is_signed, length = REQUEST.unpack(head)
+        rows, columns, bits_allocated, precision, length = REQUEST.unpack(head)
         stream = requests.read(length)
         try:
-            pixels = _decode(stream, rows, columns, bits_allocated, precision, is_signed)
+            pixels = _decode(stream, rows, columns, bits_allocated, precision)
         except Exception:  # noqa: BLE001  GDCM says no by returning None, or by one of several C++ exceptions
             pixels = b""
         try:

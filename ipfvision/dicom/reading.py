@@ -389,7 +389,7 @@ class _Groups:
 
 def _frame(groups: _Groups, source: Source, common: list[str], *, is_multi: bool) -> _Frame:
     warnings = list(common)
-    if _LOCALIZER & {word.upper() for word in (*groups.top.words(0x00080008), *groups.of(0x00189329).words(0x00189007))}:
+    if _LOCALIZER & {word.upper() for word in (*groups.top.words(0x00080008), *groups.of(0x00189329).words(0x00089007))}:
         raise NotAxialCT(
             "This is a localizer, the overview picture of the scan (Image Type (0008,0008)), and not a slice; "
             "please give the axial slices."
