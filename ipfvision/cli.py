@@ -96,15 +96,10 @@ def _read(arguments: argparse.Namespace) -> int:
     from ipfvision.workflow.reading import Reader, overlay_name, picture_png, result
 
     intake = take_in_paths(arguments.scans, progress=_Progress("opening"))
-    for refusal in intake.refusals:
-        _say(f"{refusal.file}: {refusal.reason}")
     slices = [scan for series in intake.series for scan in series.slices]
     for series in intake.series:
         for note in series.notes:
             _say(note)
-    if not slices:
-        _say("No slice could be read.")
-        return 2
     reader = Reader.open(arguments.model)
     progress = _Progress("reading")
     readings = []
@@ -116,7 +111,7 @@ def _read(arguments: argparse.Namespace) -> int:
             path.write_bytes(picture_png(reader.card, reading, arguments.target))
         readings.append(reading)
         progress(number, len(slices))
-    content = result(reader.card, readings, arguments.target)
+    content = result(reader.card, readings, arguments.target, intake.refusals)
     if arguments.json == "-":
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     elif arguments.json is not None:
@@ -126,7 +121,10 @@ def _read(arguments: argparse.Namespace) -> int:
     refused = [part for part in content["slices"] if part["decision"] == "refused"]
     for part in refused:
         _say(f"{part['file']}: {part['reason']}")
-    return 2 if len(refused) == len(readings) else 0
+    if len(refused) < len(content["slices"]):
+        return 0
+    _say("No slice could be read.")
+    return 2
 
 
 def _table(slices: list[dict[str, object]]) -> None:
@@ -162,9 +160,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ipfvision.workflow.training import ship
+    from ipfvision.workflow.evaluation import ship
 
-    sys.stdout.write(json.dumps(ship(arguments.run, arguments.data, arguments.out), indent=1) + "\n")
+    figures = ship(arguments.run, arguments.data, arguments.out, _say)["figures"]
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return 0
 
 

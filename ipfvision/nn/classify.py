@@ -28,9 +28,7 @@ def decide(margin: float, card: ModelCard) -> Prediction:
     low, high = card.uncertain_band
     if low <= share < high:
         decision = Decision.UNCERTAIN
-        reason = (
-            f"Too close to call: the value {share:.2f} lies between {low:.2f} and {high:.2f}, where the model was often wrong."
-        )
+        reason = f"Too close to call: {share:.2f} lies between {low:.2f} and {high:.2f}, around the operating point."
     elif share >= card.operating_point:
         decision = Decision.IPF
         reason = f"Looks more like IPF than normal lung: {share:.2f} is above the operating point {card.operating_point:.2f}."

@@ -214,6 +214,15 @@ def save(network: nn.Module, weights: Path) -> str:
     return sha256(weights)
 
 
+def shift_margin(network: nn.Module, shift: float) -> None:
+    """Add `shift` logits to z_IPF - z_normal, half to each bias."""
+    linear = network.get_submodule("fc")
+    if not isinstance(linear, nn.Linear):
+        raise TypeError("a ResNet's last layer is linear")
+    with torch.no_grad():
+        linear.bias += torch.tensor([shift / 2, -shift / 2])
+
+
 def to_tensor(images: np.ndarray[Any, np.dtype[np.float32]], card: ModelCard) -> torch.Tensor:
     """(N, rows, columns) grey in [0, 1] -> (N, 3, rows, columns) normalised, channels last."""
     values = (torch.from_numpy(images) - card.mean) / card.standard_deviation

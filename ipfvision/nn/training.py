@@ -29,7 +29,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ipfvision.nn.network import body, build
+from ipfvision.errors import ModelUnusable
+from ipfvision.nn.network import PaddingMode, body, build
 from ipfvision.nn.starting_weights import start
 
 LEAST_LESION_CELLS = 0.3
@@ -46,7 +47,7 @@ class Recipe:
     mean: float = 0.2333
     standard_deviation: float = 0.8
     dilated_layer4: bool = True
-    padding_mode: str = "replicate"
+    padding_mode: PaddingMode = "replicate"
     steps: int = 600
     batch: int = 12
     learning_rate: float = 2.5e-4
@@ -92,7 +93,7 @@ class MapNetwork(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.network = build(recipe.dilated_layer4, recipe.padding_mode)  # type: ignore[arg-type]
+        self.network = build(recipe.dilated_layer4, recipe.padding_mode)
         self.weight = nn.Parameter(torch.zeros(2048))
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -330,3 +331,16 @@ def train(
             part.replace(state_file)
             report(line)
     return model.eval()
+
+
+def load_run(folder: Path) -> tuple[Recipe, MapNetwork, int]:
+    """A run's recipe, its network and the number of steps done; raises ModelUnusable if the folder holds none."""
+    state_file = folder / "state.pt"
+    if not state_file.is_file():
+        raise ModelUnusable(f"{folder.name} holds no training run: give the folder that 'train' wrote.")
+    state = torch.load(state_file, weights_only=True)
+    given = json.loads(state["recipe"])
+    recipe = Recipe(**{**given, "input_shape": tuple(given["input_shape"]), "frozen": tuple(given["frozen"])})
+    model = MapNetwork(recipe)
+    model.load_state_dict(state["model"])
+    return recipe, model.eval(), int(state["step"])

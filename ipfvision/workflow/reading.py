@@ -15,6 +15,7 @@ from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG, Window
 from ipfvision.images import write_png
+from ipfvision.workflow.intake import Refusal
 
 if TYPE_CHECKING:
     from ipfvision.nn.network import Model
@@ -180,8 +181,23 @@ def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
     }
 
 
-def result(card: ModelCard, readings: Iterable[Reading], target: str = "ipf") -> dict[str, Any]:
-    """The JSON of one run: the model that answered, and one object per slice.
+def _refusal_result(refusal: Refusal) -> dict[str, Any]:
+    nothing = dict.fromkeys(("frame", "scale", "probability", "margin"))
+    return {
+        "file": refusal.file,
+        **nothing,
+        "decision": Decision.REFUSED.value,
+        "reason": refusal.reason,
+        "warnings": [],
+        "explanation": None,
+        "source": None,
+    }
+
+
+def result(
+    card: ModelCard, readings: Iterable[Reading], target: str = "ipf", refusals: Iterable[Refusal] = ()
+) -> dict[str, Any]:
+    """The JSON of one run: the model that answered, one object per slice, and one per file that was refused.
 
     `probability` is calibrated and of IPF against normal; it is null where the slice was refused. `explanation` is of
     `target`; `peak_xy` is the (column, row) of its largest value, `cell_mm` the longer side of one cell of the map.
@@ -196,5 +212,8 @@ def result(card: ModelCard, readings: Iterable[Reading], target: str = "ipf") ->
             "operating_point": card.operating_point,
             "uncertain_band": list(card.uncertain_band),
         },
-        "slices": [_slice_result(reading, target) for reading in readings],
+        "slices": [
+            *(_slice_result(reading, target) for reading in readings),
+            *(_refusal_result(refusal) for refusal in refusals),
+        ],
     }

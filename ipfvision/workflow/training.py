@@ -1,6 +1,7 @@
 """Training and measuring a checkpoint: real slices without fibrosis, lesions drawn into them, real pictures to measure on."""
 
 import csv
+import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -128,6 +129,11 @@ def _turned(image: Image, degrees: float, fill: float) -> Image:
     return np.asarray(turned, np.float32)
 
 
+def _pooled(mask: Image, cells: tuple[int, int]) -> Image:
+    """Share of each cell; `cells` is (columns, rows)."""
+    return np.asarray(cv2.resize(np.ascontiguousarray(mask), cells, interpolation=cv2.INTER_AREA), np.float32)
+
+
 def _jittered_crop(lungs: Lungs, shape: tuple[int, int], input_shape: tuple[int, int], rng: np.random.Generator) -> Crop:
     from ipfvision.nn.preprocess import lung_crop  # noqa: PLC0415
 
@@ -185,7 +191,7 @@ def draw_example(normals: list[NormalSlice], input_shape: tuple[int, int], cell:
         image, lesion, lung = image[::-1], lesion[::-1], lung[::-1]
     image = disturb(np.ascontiguousarray(image), rng)
     cells = input_shape[1] // cell, input_shape[0] // cell
-    lesion, lung = (cv2.resize(np.ascontiguousarray(m), cells, interpolation=cv2.INTER_AREA) for m in (lesion, lung))
+    lesion, lung = (_pooled(mask, cells) for mask in (lesion, lung))
     return Drawn(
         np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8),
         diseased,
@@ -291,6 +297,15 @@ def train_run(
     shape = recipe.input_shape
     training = draw_pool(data, sorted(patients - set(held_out)), folder / "train", cases, shape, cell, seed, say)
     validation = draw_pool(data, sorted(held_out), folder / "validation", 2 * SHARD, shape, cell, seed + 1, say)
+
+    manifest = {
+        "training_patients": sorted(patients - set(held_out)),
+        "held_out_patients": sorted(held_out),
+        "drawn_training_examples": len(training),
+        "drawn_validation_examples": len(validation),
+        "share_with_drawn_fibrosis": DISEASED,
+    }
+    (folder / "run.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     def report(line: dict[str, Any]) -> None:
         left = (steps - line["step"]) * line["seconds_per_step"] / 60
