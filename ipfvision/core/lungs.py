@@ -16,7 +16,7 @@ AIR_BELOW = float(apply_window(np.array([-400.0]), LUNG)[0])
 TEXTURE_STEP = 120 / LUNG.width
 """What stands out from a piece's median by more than this (120 HU in the lung window) is a vessel or a wall."""
 LEAST_TEXTURE = 0.02
-"""Share of a piece that stands out so, which makes it lung and not gas in trachea, stomach or bowel."""
+"""Share of a dark piece that stands out so, which makes it lung and not gas in trachea, stomach or bowel."""
 GAS_BELOW = float(apply_window(np.array([-975.0]), LUNG)[0])
 """A piece with a median below this (-975 HU) is gas, if the largest piece is clearly brighter: emphysema's median lies above
 it, and in an image of another window the largest piece is as dark."""
@@ -136,9 +136,8 @@ def find_lungs(scan: Slice) -> Lungs:
         inner = cv2.erode(piece.astype(np.uint8), rim, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
         within = image[box][inner]
         median = float(np.median(within)) if within.size else 1.0
-        if within.size and (within > median + TEXTURE_STEP).mean() < LEAST_TEXTURE:
-            continue
-        if median < brightest_gas:
+        dark = median < GAS_BELOW + CLEARLY_BRIGHTER
+        if median < brightest_gas or (dark and (within > median + TEXTURE_STEP).mean() < LEAST_TEXTURE):
             continue
         center = (x + width / 2 - left) / body_width
         if 0.42 < center < 0.58 and width < 0.14 * body_width and area < 0.02 * body_area:
