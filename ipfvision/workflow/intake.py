@@ -175,6 +175,8 @@ def _list_path(basket: _Basket, archives: ExitStack, path: Path, container: str 
         with path.open("rb") as file:
             is_zip = _is_zip(file.read(4))
         if is_zip:
+            if container is not None:
+                basket.containers.pop(container, None)  # the .zip speaks for itself
             _list_zip(basket, archives, name, archives.enter_context(path.open("rb")))
         elif status.st_size > LARGEST_FILE:
             _refuse_large()
