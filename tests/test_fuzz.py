@@ -120,7 +120,7 @@ def splice(content, rng, others):
 def lie_in_header(content, rng, _):
     group, element, vr = rng.choice(HEADERS)
     at = content.find(struct.pack("<HH", group, element) + vr.encode())
-    if at < 0:
+    if at < 0 or at + 8 > len(content):
         return flip_head(content, rng, _)
     (length,) = struct.unpack_from("<H", content, at + 6)
     if vr == "US":
@@ -159,7 +159,7 @@ def lie_in_length(content, rng, _):
 
 def swap_syntax(content, rng, _):
     at = content.find(b"\x02\x00\x10\x00UI")
-    if at < 0:
+    if at < 0 or at + 8 > len(content):
         return flip(content, rng, _)
     (length,) = struct.unpack_from("<H", content, at + 6)
     syntax = rng.choice(SYNTAXES)

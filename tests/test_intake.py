@@ -296,6 +296,11 @@ def test_an_entry_with_a_wrong_checksum_is_refused_alone():
     assert len(result.series[0].slices) == 1
 
 
+def test_an_entry_without_a_name_is_read():
+    content = zipped({"QQQ": ct_files.ct()}).replace(b"QQQ", b"\0QQ")  # a name ends at its first 0
+    assert len(take_in([Upload("scan.zip", content)]).series) == 1
+
+
 def test_an_unusual_packing_method_is_refused():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:

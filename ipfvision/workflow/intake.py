@@ -226,7 +226,7 @@ def _list_zip(basket: _Basket, archives: ExitStack, name: str, file: BinaryIO) -
         return
     counter = _ZipCounter(basket, packed=file.seek(0, os.SEEK_END))
     for entry in entries:
-        if not entry.is_dir():
+        if not entry.filename.endswith("/"):  # ZipInfo.is_dir fails on an empty name
             load = partial(counter.unpack, archive, entry)
             basket.add(_File(f"{name}/{entry.filename}", load, is_named=False, container=name))
 
