@@ -104,7 +104,13 @@ def test_a_slice_says_its_number_and_its_place() -> None:
 
 def test_an_empty_map_is_called_empty() -> None:
     assert markup.peak_words(explanation([[0, 0], [0, 0]])) == "no evidence for IPF anywhere: the map is empty"
-    assert "Empty" in markup.map_caption(explanation([[0, 0], [0, 0]]), "Grad-CAM", False, [])
+    assert "Empty" in markup.map_caption(explanation([[0, 0], [0, 0]]), "Grad-CAM", False, 0.2, [])
+
+
+def test_a_map_below_the_threshold_is_called_too_weak_to_draw() -> None:
+    faint = explanation([[0, 0.1], [0, 0]])
+    assert "Too weak to draw: its peak, 0.10" in markup.map_caption(faint, "Grad-CAM", False, 0.2, [])
+    assert "Too weak" not in markup.map_caption(faint, "Grad-CAM", False, 0.1, [])
 
 
 def test_the_peak_is_a_number_with_a_unit_and_a_place() -> None:

@@ -54,7 +54,7 @@ def grey_view(scan: Slice) -> GreyView:
             "Window", [NO_HU], disabled=True, help="A CT window needs Hounsfield units, which PNG and JPEG files do not have."
         )
         left, right = st.columns(2)
-        brightness = left.slider("Brightness", -50, 50, 0, 5, key="brightness", format="%+d", persist_state="session")
+        brightness = left.slider("Brightness", -50, 50, 0, 5, key="brightness", format="%d", persist_state="session")
         contrast = right.slider("Contrast", 50, 300, 100, 10, key="contrast", format="%d%%", persist_state="session")
         adjusted = "" if (brightness, contrast) == (0, 100) else f" Brightness {brightness:+d}, contrast {contrast}%."
         return GreyView(

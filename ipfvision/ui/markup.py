@@ -245,10 +245,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def map_caption(explanation: Explanation, method: str, contour: bool, findings: Sequence[str]) -> str:
-    """What the picture on the right shows."""
+def map_caption(explanation: Explanation, method: str, contour: bool, drawn_from: float, findings: Sequence[str]) -> str:
+    """What the picture on the right shows. Below `drawn_from`, in the map's own unit, nothing is drawn."""
     what = f"{method}: evidence for {TARGET_WORDS[explanation.target]}" + (", yellow outline" if contour else "")
-    what += ". Ring: peak" if explanation.peak > 0 else ". Empty: nothing on this slice speaks for it"
+    if explanation.peak == 0:
+        what += ". Empty: nothing on this slice speaks for it"
+    elif explanation.peak < drawn_from:
+        what += f". Too weak to draw: its peak, {number(explanation.peak, 2)}, is below the threshold. Ring: peak"
+    else:
+        what += ". Ring: peak"
     return what + (f". Light blue: {', '.join(findings)} (annotation)" if findings else "")
 
 

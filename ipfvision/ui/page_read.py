@@ -178,7 +178,8 @@ def _read(desk: Session, opened: Opened, banner: DeltaGenerator) -> None:
         shown = annotations if choice.annotation else ()
         full_scale = choice.full_scale(card, explanation)
         picture = markup.png(paint(grey, explanation, full_scale, choice, shown))
-        caption = markup.map_caption(explanation, METHODS[choice.method], choice.contour, _findings(opened, shown))
+        drawn_from = choice.threshold * full_scale
+        caption = markup.map_caption(explanation, METHODS[choice.method], choice.contour, drawn_from, _findings(opened, shown))
         legend = markup.legend(full_scale, explanation.unit)
         panes_place.html(panes.with_map(picture, caption, legend, explanation, explanation.cell_mm(scan.spacing)))
     if explanation is not None:
