@@ -149,6 +149,7 @@ def test_jpeg_2000_in_a_jp2_wrapper_is_read():
 def test_jpeg_2000_lossy_is_close():
     scan = only(ct_files.compressed(j2k(STORED, 12, compression_ratios=[3]), JPEG2000))
     assert 0 < np.abs(scan.pixels.astype(int) - HU).max() < 60
+    assert any("with loss" in warning for warning in scan.warnings)
 
 
 @pytest.mark.parametrize("name", ["J2K_pixelrep_mismatch.dcm", "693_J2KI.dcm"])

@@ -16,6 +16,7 @@ REQUEST = struct.Struct("<HHHHI")
 """Rows, columns, bits allocated, sample precision, length of the stream."""
 REPLY = struct.Struct("<II")
 """Length of the decoded bytes, length of the messages."""
+_END = b"\0\n"
 
 
 def _decode(stream: bytes, rows: int, columns: int, bits_allocated: int, precision: int) -> bytes:
@@ -45,7 +46,6 @@ def _serve() -> None:
     messages, standard_error = os.pipe()
     os.dup2(standard_error, 2)
     os.dup2(standard_error, 1)
-    os.set_blocking(messages, False)
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         rows, columns, bits_allocated, precision, length = REQUEST.unpack(head)
         stream = requests.read(length)
@@ -53,10 +53,13 @@ def _serve() -> None:
             pixels = _decode(stream, rows, columns, bits_allocated, precision)
         except Exception:  # noqa: BLE001  GDCM says no by returning None, or by one of several C++ exceptions
             pixels = b""
-        try:
-            said = os.read(messages, 65536)
-        except BlockingIOError:
-            said = b""
+        # Read up to a mark of our own, because a pipe cannot be asked for what is there on every system. Messages that fill
+        # the pipe stop GDCM, and then the other side ends this process: a stream with so much to say is damaged.
+        os.write(2, _END)
+        said = b""
+        while not said.endswith(_END):
+            said += os.read(messages, 65536)
+        said = said.removesuffix(_END)
         replies.write(REPLY.pack(len(pixels), len(said)) + pixels + said)
         replies.flush()
 

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -434,6 +436,12 @@ def _common_warnings(attributes: Attributes, syntax: UID) -> list[str]:
         by = f", about {ratio:.0f} to 1" if ratio is not None and ratio >= 1 else ""
         warnings.append(
             f"Lossy compression{by} (Lossy Image Compression (0028,2110)): fine detail and noise differ from the original."
+        )
+    elif syntax in (JPEG2000, HTJ2K) and attributes.text(0x00282110) is None:
+        warnings.append(
+            f"The image may have been compressed with loss: it is stored as {syntax.name}, and Lossy Image Compression "
+            "(0028,2110) "
+            "is missing."
         )
     if syntax == JPEGBaseline8Bit:
         warnings.append("The image was reduced to 8 bits (JPEG Baseline): its Hounsfield units are coarse.")
