@@ -148,6 +148,11 @@ def test_an_image_without_hounsfield_units_is_not_given_a_window() -> None:
     assert "Convolution kernel" not in facts
 
 
+def test_the_style_sheet_fetches_nothing() -> None:
+    css = (ROOT / "ipfvision" / "ui" / "style.css").read_text("utf-8")
+    assert not re.search(r"url\(|@import|https?:", css)
+
+
 def _luminance(color: str) -> float:
     """Relative luminance (WCAG 2.2)."""
     shares = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.testing.v1 import AppTest
 
 from ipfvision.core.annotation import Annotation, Finding
@@ -18,6 +19,7 @@ from ipfvision.ui import page_read, session
 from ipfvision.ui.session import Opened, Session
 from ipfvision.workflow.intake import Intake, Refusal, Upload
 from ipfvision.workflow.reading import Reader
+from ipfvision.workflow.samples import list_samples
 
 SCRIPT = Path(__file__).parents[1] / "streamlit_app.py"
 NAME = "DOE^JOHN_1950.dcm"
@@ -245,6 +247,8 @@ def test_when_nothing_was_read_the_page_says_so(open_slices: Callable[..., AppTe
 
 def test_an_upload_is_taken_in_and_its_bytes_are_let_go(app: AppTest, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Upload] = []
+    gone: list[str] = []
+    monkeypatch.setattr(MemoryUploadedFileManager, "remove_file", lambda _, session_id, file_id: gone.append(file_id))
 
     def take_in(uploads: Any, progress: Any = None) -> Intake:
         given.extend(uploads)
@@ -255,12 +259,24 @@ def test_an_upload_is_taken_in_and_its_bytes_are_let_go(app: AppTest, reader: Re
     app.run()
     app.file_uploader[0].set_value([(NAME, b"content", "application/dicom"), ("b", b"", "")]).run()
     assert [upload.content for upload in given] == [b"content", b""]
+    assert len(gone) == 2
     assert not app.file_uploader[0].value
     assert "2 files" in html(quiet(app))
     app.button(key="close").click().run()
     assert desk_of(quiet(app)).opened is None
     assert not desk_of(app).seen
     assert "Drop axial chest CT slices" in html(app)
+
+
+def test_every_sample_is_offered_as_a_picture(app: AppTest, reader: Reader) -> None:
+    samples = list_samples()
+    quiet(app.run())
+    assert html(app).count('<div class="ipf-thumbnail"') == len(samples) >= 6
+    sample = next(sample for sample in samples if sample.mask is not None and sample.path.suffix == ".dcm")
+    app.button(key=f"sample-{sample.path.stem}").click().run()
+    assert "Expected: IPF-like" in html(quiet(app))
+    assert "(annotation)" in html(app)
+    assert all(finding in html(app) for finding in sample.findings if finding != Finding.GROUND_GLASS.value)
 
 
 def test_downloads_name_the_pixels_and_never_the_file(reader: Reader) -> None:

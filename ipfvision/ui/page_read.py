@@ -50,7 +50,7 @@ def _input(desk: Session) -> None:
     files = st.file_uploader(
         "Open CT slices",
         accept_multiple_files=True,
-        key=f"upload-{desk.count}",
+        key=desk.upload_key,
         help="DICOM, PNG, JPEG, or a .zip of a series; many files at once. What a file is, is read from its content, not from "
         "its name. Files stay in memory and are never written to disk.",
     )

@@ -4,7 +4,7 @@ The model is shared between all readers. Scans, readings and pictures belong to 
 memory, and their bytes are let go as soon as their pixels were taken in.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -65,11 +65,17 @@ class Session:
     """True after the reader stopped the reading of a series."""
 
     def clear(self) -> None:
-        """Forget everything that is open, and everything that was read of it."""
+        """Forget everything that is open, everything that was read of it, and what waits in the uploader."""
+        _let_go(self.upload_key)
         self.opened = None
         self.seen.clear()
         self.paused = False
         self.count += 1
+
+    @property
+    def upload_key(self) -> str:
+        """Key of the uploader: a new one each time makes it empty again."""
+        return f"upload-{self.count}"
 
     def open(self, opened: Opened) -> None:
         self.clear()
@@ -78,7 +84,6 @@ class Session:
     def open_uploads(self, files: Sequence[UploadedFile], progress: Progress | None = None) -> None:
         """Take in what was dropped, then let go of the files' bytes."""
         intake = take_in((Upload(file.name, file.getvalue()) for file in files), progress)
-        _let_go(files)
         self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, intake.refusals))
 
     def open_sample(self, sample: SampleScan) -> None:
@@ -154,9 +159,9 @@ def thumbnail(sample: SampleScan) -> bytes:
     return png(np.asarray(small, np.uint8))
 
 
-def _let_go(files: Iterable[UploadedFile]) -> None:
+def _let_go(upload_key: str) -> None:
     """Drop the bytes of uploads: Streamlit would keep them until the session ends."""
     context = get_script_run_ctx()
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-        for file in files:
+        for file in st.session_state.get(upload_key) or ():
             context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
