@@ -128,9 +128,11 @@ def test_hooks_on_one_shared_head_would_give_one_reader_anothers_map(random_mode
             other(input_tensor=theirs, targets=targets)
 
     shared.features.register_forward_pre_hook(another_reader_comes_between)
-    with GradCAM(model=shared, target_layers=[shared.features]) as cam:
-        with GradCAM(model=shared, target_layers=[shared.features]) as other:
-            crossed = cam(input_tensor=mine, targets=targets)
+    with (
+        GradCAM(model=shared, target_layers=[shared.features]) as cam,
+        GradCAM(model=shared, target_layers=[shared.features]) as other,
+    ):
+        crossed = cam(input_tensor=mine, targets=targets)
     assert np.abs(crossed - alone).max() > 0.1
 
 
