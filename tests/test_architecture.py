@@ -61,7 +61,7 @@ def test_no_gpl_in_the_product() -> None:
 
 def test_cv2_imports_without_libgl() -> None:
     """The headless wheel's file must have won over opencv-python's, which links libGL."""
-    code = "import cv2, pathlib; print([line for line in pathlib.Path('/proc/self/maps').read_text().splitlines() if 'libGL' in line])"
+    code = "import cv2; print([line for line in open('/proc/self/maps') if 'libGL' in line])"
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs /proc to see which libraries are loaded")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
