@@ -69,8 +69,8 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
 def picture(content: bytes, description: str, kind: str = "png") -> str:
     """An <img> that carries its own content; `kind` is "png" or "svg+xml".
 
-    A data URL reaches the browser over the session's own connection, byte for byte; `st.image` would leave the slice under an
-    address of the server for as long as the page is open. Drawings are images too, because `st.html` lets no <svg> through.
+    A data URL reaches the browser over the session's own connection, byte for byte, together with the words around it.
+    Drawings are images too, because `st.html` lets no <svg> through.
     """
     encoded = base64.b64encode(content).decode("ascii")
     return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(description)}">'

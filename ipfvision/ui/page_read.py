@@ -231,24 +231,25 @@ def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
 
 
 def _downloads(here: Here, card: ModelCard, choice: MapView, picture: bytes | None) -> None:
-    """Buttons whose files are made when they are asked for. Their names hold the pixels' hash, never the upload's name."""
+    """Buttons for what is on screen. File names hold the pixels' hash, never the upload's name."""
     this = here.desk.read(here.chosen, here.index, choice.method).reading
-    sha256, what = this.scan.source.pixel_sha256[:12], f"{choice.target}_{choice.method}"
+    name = f"ipfvision_{this.scan.source.pixel_sha256[:12]}_{choice.target}_{choice.method}"
     row = st.container(horizontal=True)
 
-    def offer(label: str, key: str, name: str, content: Callable[[], bytes | str]) -> None:
-        mime = "image/png" if name.endswith(".png") else "application/json"
-        row.download_button(label, content, name, mime, key=key, on_click="ignore", icon=":material/download:")
+    def offer(label: str, key: str, file: str, content: bytes | str | Callable[[], str]) -> None:
+        mime = "image/png" if file.endswith(".png") else "application/json"
+        row.download_button(label, content, file, mime, key=key, on_click="ignore", icon=":material/download:")
 
     if picture is not None:
-        offer("Overlay (PNG)", "save-overlay", f"ipfvision_{sha256}_{what}.png", lambda: picture)
-    offer("Result (JSON)", "save-result", f"ipfvision_{sha256}_{what}.json", lambda: result_json(card, [this], choice.target))
+        offer("Overlay (PNG)", "save-overlay", f"{name}.png", picture)
+    offer("Result (JSON)", "save-result", f"{name}.json", result_json(card, [this], choice.target))
     if here.stacked:
 
         def series_json() -> str:
             return result_json(card, here.desk.readings(here.chosen, choice.method), choice.target)
 
-        offer("Results of the series so far (JSON)", "save-series", f"ipfvision_{sha256}_{what}_series.json", series_json)
+        # Made when it is asked for: finding the peaks of a long series takes a second.
+        offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)
 
 
 def result_json(card: ModelCard, readings: Sequence[Reading], target: str) -> str:
