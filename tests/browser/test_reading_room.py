@@ -87,6 +87,11 @@ def answered(room: Page, words: Sequence[str] = ("IPF-like", "Normal-like", "Unc
     return next(one for one in words if one in word.inner_text())
 
 
+def settled(room: Page) -> None:
+    """Wait until the script run that is under way has drawn everything."""
+    expect(room.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
 def pixels(room: Page, pane: str) -> Pixels:
     """(H, W, 3): what the browser really draws in a pane."""
     image = room.locator(f'[data-pane="{pane}"] .picture img').first
@@ -112,6 +117,7 @@ def find_colors(room: Page) -> Pixels:
     room.get_by_role("option", name="this slice's own peak").click()
     room.get_by_text("hides magnitude").wait_for()
     expect(legend).not_to_have_text(before)
+    settled(room)
     return pixels(room, "overlay")
 
 
