@@ -71,8 +71,8 @@ def read(content: bytes, file: str) -> Slice:
         _refuse_damaged(kind)
     if width * height > MOST_PIXELS:
         raise TooLarge(
-            f"This {kind} says that it has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} are read; "
-            "please give a smaller one."
+            f"This {kind} says that it has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} are read; please give a "
+            "smaller one."
         )
     try:
         pixels, warnings = _decode(content, bit_depth)
@@ -147,9 +147,8 @@ def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], li
     with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as opened:
         if opened.mode == "CMYK":
             raise UnsupportedEncoding(
-                "This JPEG is in printing colors (CMYK), in which grey values are not what they were on the scanner; "
-                "please give the "
-                "slice as DICOM, PNG or a grey JPEG."
+                "This JPEG is in printing colors (CMYK), in which grey values are not what they were on the scanner; please "
+                "give the slice as DICOM, PNG or a grey JPEG."
             )
         opened.load()
         image: Image.Image = opened
@@ -203,9 +202,8 @@ def _check_color(rgb: npt.NDArray[np.uint8], warnings: list[str]) -> None:
     share = float(colored.mean())
     if share > MOST_COLORED:
         raise NotAxialCT(
-            f"This picture is in color ({share:.0%} of its pixels), and a CT slice is grey: it is a photograph or has a "
-            "color overlay; "
-            "please give the slice itself."
+            f"This picture is in color ({share:.0%} of its pixels), and a CT slice is grey: it is a photograph or has a color "
+            "overlay; please give the slice itself."
         )
     if np.count_nonzero(colored) >= FEWEST_COLORED:
         warnings.append(

@@ -13,7 +13,9 @@ from ipfvision.nn.preprocess import lung_crop, prepare
 INPUT = (288, 384)
 
 
-def _lungs(left: int, top: int, width: int, height: int, shape: tuple[int, int] = (512, 512), middle: float | None = None) -> Lungs:
+def _lungs(
+    left: int, top: int, width: int, height: int, shape: tuple[int, int] = (512, 512), middle: float | None = None
+) -> Lungs:
     mask = np.zeros(shape, np.bool_)
     mask[top : top + height, left : left + width] = True
     return Lungs(mask, middle=middle)

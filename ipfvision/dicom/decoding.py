@@ -201,8 +201,8 @@ def _check_jpeg(stream: bytes, syntax: UID, layout: Layout) -> int:
             _check_stream(rows, columns, components, precision, 16, layout)
         elif marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
             raise UnsupportedEncoding(
-                f"This image says that it is stored as {syntax.name}, but its JPEG stream is of another process; "
-                "please export it again without compression (Transfer Syntax UID (0002,0010))."
+                f"This image says that it is stored as {syntax.name}, but its JPEG stream is of another process; please export "
+                "it again without compression (Transfer Syntax UID (0002,0010))."
             )
         elif marker == 0xC4:
             _check_huffman_tables(segment)

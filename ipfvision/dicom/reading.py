@@ -86,8 +86,8 @@ _POSITIONS = {
 """Words for Patient Position (0018,5100) (PS3.3 C.7.3.1.1.2) other than supine."""
 
 _TAKEN_AS_AXIAL = (
-    "The file does not say how the slice lies in the patient (Image Orientation (Patient) (0020,0037) is missing); "
-    "it was taken as axial because Image Type (0008,0008) says so."
+    "The file does not say how the slice lies in the patient (Image Orientation (Patient) (0020,0037) is missing); it was "
+    "taken as axial because Image Type (0008,0008) says so."
 )
 _TAKEN_AS_HOUNSFIELD = (
     "The file does not say that its values are Hounsfield units (Rescale Type (0028,1054)); they were taken as such because "
@@ -187,8 +187,8 @@ def _describe(attributes: Attributes, named_syntax: str | None, meta_class: str 
     is_enhanced = sop_class in _ENHANCED
     if is_enhanced and len(per_frame) != frame_count:
         raise NotAnImage(
-            f"This Enhanced CT has {frame_count} frames but describes {len(per_frame)} of them "
-            "(Per-frame Functional Groups Sequence (5200,9230)): the file is damaged or incomplete; please export it again."
+            f"This Enhanced CT has {frame_count} frames but describes {len(per_frame)} of them (Per-frame Functional Groups "
+            "Sequence (5200,9230)): the file is damaged or incomplete; please export it again."
         )
     source = Source(
         file=file,
@@ -238,13 +238,13 @@ def _check_kind(attributes: Attributes, sop_class: str | None) -> None:
         )
     if sop_class is not None and sop_class not in _SINGLE_FRAME | _ENHANCED:
         raise NotAxialCT(
-            f"This is not a CT image: its SOP Class (0008,0016) is {_class_name(sop_class)}, and CT Image Storage or "
-            "Enhanced CT Image Storage was expected; please give the CT slices."
+            f"This is not a CT image: its SOP Class (0008,0016) is {_class_name(sop_class)}, and CT Image Storage or Enhanced "
+            "CT Image Storage was expected; please give the CT slices."
         )
     if sop_class is None and modality is None:
         raise NotAxialCT(
-            "This file does not say that it is a CT image: Modality (0008,0060) and SOP Class (0008,0016) are missing; "
-            "please give the original CT slices."
+            "This file does not say that it is a CT image: Modality (0008,0060) and SOP Class (0008,0016) are missing; please "
+            "give the original CT slices."
         )
 
 
@@ -267,23 +267,20 @@ def _layout(attributes: Attributes) -> tuple[Layout, int]:
     if max(rows, columns) > LARGEST_SIDE or rows * columns * frames > MOST_PIXELS:
         raise TooLarge(
             f"This image says that it has {rows} x {columns} pixels in {frames:,} frame(s) (Rows (0028,0010), Columns "
-            "(0028,0011), "
-            f"Number of Frames (0028,0008)); at most {LARGEST_SIDE} x {LARGEST_SIDE} pixels in a frame and {MOST_PIXELS:,} "
-            "in all "
-            "are read. Please export a smaller part of the series."
+            f"(0028,0011), Number of Frames (0028,0008)); at most {LARGEST_SIDE} x {LARGEST_SIDE} pixels in a frame and "
+            f"{MOST_PIXELS:,} in all are read. Please export a smaller part of the series."
         )
     samples = attributes.integer(0x00280002)
     photometric = attributes.text(0x00280004)
     if (samples or 1) != 1:
         raise NotAxialCT(
             f"This image is in color ({samples} Samples per Pixel (0028,0002), and a CT slice has 1): it is a picture made "
-            "from a CT; "
-            "please give the original CT slices."
+            "from a CT; please give the original CT slices."
         )
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotAxialCT(
-            "This image is not grey: its Photometric Interpretation (0028,0004) is neither MONOCHROME1 nor MONOCHROME2, "
-            "as every CT slice is; please give the original CT slices."
+            "This image is not grey: its Photometric Interpretation (0028,0004) is neither MONOCHROME1 nor MONOCHROME2, as "
+            "every CT slice is; please give the original CT slices."
         )
     allocated = attributes.integer(0x00280100)
     stored = attributes.integer(0x00280101)
@@ -296,8 +293,8 @@ def _layout(attributes: Attributes) -> tuple[Layout, int]:
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or not stored - 1 <= high_bit < allocated:
         raise UnsupportedEncoding(
             f"This image stores {stored} bits in cells of {allocated} up to bit {high_bit} (Bits Stored (0028,0101), Bits "
-            "Allocated "
-            "(0028,0100), High Bit (0028,0102)), and cells of 8, 16 or 32 bits are read here; please export it again."
+            "Allocated (0028,0100), High Bit (0028,0102)), and cells of 8, 16 or 32 bits are read here; please export it "
+            "again."
         )
     return Layout(rows, columns, allocated, stored, high_bit, representation == 1), frames
 
@@ -307,15 +304,15 @@ def _syntax(named: str | None, pixels: bytes, layout: Layout, frames: int) -> UI
     if named is None or named == "":
         if len(pixels) < layout.frame_bytes * frames and pixels[:4] == b"\xfe\xff\x00\xe0":
             raise UnsupportedEncoding(
-                "This image is compressed, but the file does not say how (Transfer Syntax UID (0002,0010) is missing); "
-                "please export it again."
+                "This image is compressed, but the file does not say how (Transfer Syntax UID (0002,0010) is missing); please "
+                "export it again."
             )
         return ImplicitVRLittleEndian
     syntax = UID(named)
     if syntax not in SUPPORTED:
         raise UnsupportedEncoding(
-            f"This image is stored as {syntax_name(named)} (Transfer Syntax UID (0002,0010)), which is not read here; "
-            "please export it without compression (Explicit VR Little Endian)."
+            f"This image is stored as {syntax_name(named)} (Transfer Syntax UID (0002,0010)), which is not read here; please "
+            "export it without compression (Explicit VR Little Endian)."
         )
     return syntax
 
@@ -329,8 +326,7 @@ def _streams(
         if len(pixels) < expected:
             raise NotAnImage(
                 f"This file is truncated: it holds {len(pixels):,} bytes of pixels (Pixel Data (7FE0,0010)) where its size "
-                "asks for "
-                f"{expected:,}; please export it again."
+                f"asks for {expected:,}; please export it again."
             )
         view = memoryview(pixels)
         size = layout.frame_bytes
@@ -347,9 +343,8 @@ def _streams(
         streams = []
     if len(streams) < frames:
         raise NotAnImage(
-            f"The compressed pixel data of this image do not hold its {frames} frame(s) (Pixel Data (7FE0,0010)): the file "
-            "is damaged "
-            "or truncated; please export it again."
+            f"The compressed pixel data of this image do not hold its {frames} frame(s) (Pixel Data (7FE0,0010)): the file is "
+            "damaged or truncated; please export it again."
         )
     return streams, False
 
@@ -393,8 +388,8 @@ def _frame(groups: _Groups, source: Source, common: list[str], *, is_multi: bool
     warnings = list(common)
     if _LOCALIZER & {word.upper() for word in (*groups.top.words(0x00080008), *groups.of(0x00189329).words(0x00089007))}:
         raise NotAxialCT(
-            "This is a localizer, the overview picture of the scan (Image Type (0008,0008)), and not a slice; "
-            "please give the axial slices."
+            "This is a localizer, the overview picture of the scan (Image Type (0008,0008)), and not a slice; please give the "
+            "axial slices."
         )
     plane, plane_warnings = _plane(groups, is_multi=is_multi)
     slope, intercept, says_hounsfield, rescale_warnings = _rescale(groups)
@@ -406,15 +401,13 @@ def _frame(groups: _Groups, source: Source, common: list[str], *, is_multi: bool
     warnings += [*plane_warnings, *rescale_warnings, *spacing_warnings]
     if thickness is not None and thickness > THICK_SLICE_MM:
         warnings.append(
-            f"Thick slice: {thickness:g} mm (Slice Thickness (0018,0050)). Fine reticulation and small cysts are averaged "
-            "away above "
-            f"{THICK_SLICE_MM:g} mm."
+            f"Thick slice: {thickness:g} mm (Slice Thickness (0018,0050)). Fine reticulation and small cysts are averaged away "
+            f"above {THICK_SLICE_MM:g} mm."
         )
     if kernel is not None and is_soft(kernel, source.manufacturer):
         warnings.append(
             f"Soft kernel: {kernel} (Convolution Kernel (0018,1210)). It blurs fine reticulation and small cysts; a lung "
-            "kernel "
-            "shows them."
+            "kernel shows them."
         )
     return _Frame(
         source=replace(source, kernel=kernel),
@@ -440,8 +433,7 @@ def _common_warnings(attributes: Attributes, syntax: UID) -> list[str]:
     elif syntax in (JPEG2000, HTJ2K) and attributes.text(0x00282110) is None:
         warnings.append(
             f"The image may have been compressed with loss: it is stored as {syntax.name}, and Lossy Image Compression "
-            "(0028,2110) "
-            "is missing."
+            "(0028,2110) is missing."
         )
     if syntax == JPEGBaseline8Bit:
         warnings.append("The image was reduced to 8 bits (JPEG Baseline): its Hounsfield units are coarse.")
@@ -449,8 +441,8 @@ def _common_warnings(attributes: Attributes, syntax: UID) -> list[str]:
         warnings.append("Text or marks may be burned into the pixels (Burned In Annotation (0028,0301) is YES).")
     if attributes.text(0x00280004) == "MONOCHROME1":
         warnings.append(
-            "The file asks to be shown inverted (Photometric Interpretation (0028,0004) is MONOCHROME1), and is; "
-            "Hounsfield units and the model are not affected."
+            "The file asks to be shown inverted (Photometric Interpretation (0028,0004) is MONOCHROME1), and is; Hounsfield "
+            "units and the model are not affected."
         )
     if position := _POSITIONS.get(attributes.text(0x00185100) or ""):
         warnings.append(f"The patient lay {position} (Patient Position (0018,5100)).")
@@ -466,26 +458,23 @@ def _plane(groups: _Groups, *, is_multi: bool) -> tuple[Plane | None, list[str]]
             return None, [_TAKEN_AS_AXIAL]
         raise NotAxialCT(
             "This image does not say how it lies in the patient (Image Orientation (Patient) (0020,0037) is missing or "
-            "unreadable), "
-            "so it cannot be taken for an axial slice; please give the original CT slices."
+            "unreadable), so it cannot be taken for an axial slice; please give the original CT slices."
         )
     at = (position[0], position[1], position[2]) if len(position) == 3 else None
     try:
         plane = Plane(at or (0.0, 0.0, 0.0), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]))
     except ValueError:
         raise NotAxialCT(
-            "The direction of this image is damaged: the six numbers of Image Orientation (Patient) (0020,0037) are not "
-            "two directions "
-            "at a right angle; please export it again."
+            "The direction of this image is damaged: the six numbers of Image Orientation (Patient) (0020,0037) are not two "
+            "directions at a right angle; please export it again."
         ) from None
     along = np.abs(plane.normal) / np.linalg.norm(plane.normal)
     tilt = float(np.degrees(np.arccos(min(1.0, float(along[2])))))
     if tilt > LARGEST_TILT_DEGREES:
         kind = ("a sagittal", "a coronal", "an oblique")[int(along.argmax())]
         raise NotAxialCT(
-            f"This is {kind} slice, {tilt:.0f} degrees from axial (Image Orientation (Patient) (0020,0037)); the model "
-            "knows axial "
-            "slices only. Please give the axial series."
+            f"This is {kind} slice, {tilt:.0f} degrees from axial (Image Orientation (Patient) (0020,0037)); the model knows "
+            "axial slices only. Please give the axial series."
         )
     warnings = _orientation_warnings(plane)
     if at is None or is_multi:
@@ -520,24 +509,23 @@ def _rescale(groups: _Groups) -> tuple[float, float, bool, list[str]]:
         if 0x00283000 in transformation or 0x00283000 in groups.top:
             raise NotAxialCT(
                 "This image has a table (Modality LUT Sequence (0028,3000)) where a CT has Rescale Slope (0028,1053) and "
-                "Intercept "
-                "(0028,1052), so its values are not known to be Hounsfield units; please give the original CT slices."
+                "Intercept (0028,1052), so its values are not known to be Hounsfield units; please give the original CT "
+                "slices."
             )
         raise NotAxialCT(
             "Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is missing or unreadable, so the pixels have no "
-            "Hounsfield "
-            "units; please give the original CT slices."
+            "Hounsfield units; please give the original CT slices."
         )
     kind = (transformation.text(0x00281054) or "HU").upper()
     if other := _OTHER_QUANTITIES.get(kind):
         raise NotAxialCT(
-            f"The pixels of this image are {other} and not Hounsfield units (Rescale Type (0028,1054) is {kind}); "
-            "please give the CT slices in Hounsfield units."
+            f"The pixels of this image are {other} and not Hounsfield units (Rescale Type (0028,1054) is {kind}); please give "
+            "the CT slices in Hounsfield units."
         )
     if kind == "HU_MOD":
         modified = (
-            "The Hounsfield units were modified by processing (Rescale Type (0028,1054) is HU_MOD): "
-            "lung tissue may look other than it is."
+            "The Hounsfield units were modified by processing (Rescale Type (0028,1054) is HU_MOD): lung tissue may look "
+            "other than it is."
         )
         return slope, intercept, True, [modified]
     # One vendor's reformats write "Houndsfield Unit".
@@ -611,8 +599,8 @@ def _hounsfield(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt
     lowest, highest = sorted((float(stored.min()) * slope + intercept, float(stored.max()) * slope + intercept))
     if max(abs(lowest), abs(highest)) > LARGEST_HU:
         raise NotAxialCT(
-            "Rescale Slope (0028,1053) and Intercept (0028,1052) lead to values that no CT has, so they are damaged or this is "
-            "not a CT image; please give the original CT slices."
+            "Rescale Slope (0028,1053) and Intercept (0028,1052) lead to values that no CT has, so they are damaged or this "
+            "is not a CT image; please give the original CT slices."
         )
     if slope.is_integer() and intercept.is_integer() and lowest >= -32768 and highest <= 32767:
         # Modulo 65536 an unsigned cell and a signed result are the same bits, whatever happens on the way.
@@ -636,6 +624,5 @@ def _check_plausible(measured: npt.NDArray[Any]) -> None:
             return
     raise NotAxialCT(
         "The file does not say that its values are Hounsfield units (Rescale Type (0028,1054)), and they do not look like "
-        "them; "
-        "please give the original CT slices."
+        "them; please give the original CT slices."
     )

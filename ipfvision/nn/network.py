@@ -220,7 +220,7 @@ def shift_margin(network: nn.Module, shift: float) -> None:
     if not isinstance(linear, nn.Linear):
         raise TypeError("a ResNet's last layer is linear")
     with torch.no_grad():
-        linear.bias += torch.tensor([shift / 2, -shift / 2])
+        linear.bias.add_(torch.tensor([shift / 2, -shift / 2]))
 
 
 def to_tensor(images: np.ndarray[Any, np.dtype[np.float32]], card: ModelCard) -> torch.Tensor:

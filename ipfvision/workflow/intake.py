@@ -276,8 +276,8 @@ class _ZipCounter:
             _refuse_large()
         if self.basket.unpacked > MOST_UNPACKED_BYTES:
             raise TooLarge(
-                f"What was given unpacks to more than {MOST_UNPACKED_BYTES // 2**20:,} MB; the rest was not read. "
-                "Please give one series at a time."
+                f"What was given unpacks to more than {MOST_UNPACKED_BYTES // 2**20:,} MB; the rest was not read. Please give "
+                "one series at a time."
             )
 
 
@@ -319,8 +319,8 @@ def _read_all(basket: _Basket, progress: Progress | None) -> Intake:
 
 def _refuse_rest() -> NoReturn:
     raise TooLarge(
-        f"More than {MOST_PIXELS // 2**18:,} slices of 512 x 512 were given; this one and those after it were not read. "
-        "Please give one series at a time."
+        f"More than {MOST_PIXELS // 2**18:,} slices of 512 x 512 were given; this one and those after it were not read. Please "
+        "give one series at a time."
     )
 
 
