@@ -203,7 +203,7 @@ def class_map_of(
             index = np.arange(first, min(first + recipe.batch, len(examples)))
             maps.append(model(_images(examples.take(index), recipe)).numpy())
     stacked = np.concatenate(maps)
-    return stacked, stacked.mean(axis=(1, 2)) + float(model.bias)
+    return stacked, stacked.mean(axis=(1, 2)) + float(model.bias.detach())
 
 
 def cell_figures(
@@ -312,7 +312,7 @@ def train(
                 "step": step + 1,
                 "loss": float(np.mean(losses)),
                 "seconds_per_step": (time.monotonic() - clock) / len(losses),
-                "bias": float(model.bias),
+                "bias": float(model.bias.detach()),
                 **cell_figures(maps, margins, validation),
             }
             losses, clock = [], time.monotonic()

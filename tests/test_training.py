@@ -1,0 +1,266 @@
+"""Training repeats, resumes, splits by patient and holds the class map to the masks."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta
+from sklearn.metrics import roc_auc_score
+
+from ipfvision import images
+from ipfvision.core.lungs import find_lungs
+from ipfvision.core.slice import Scale, Slice, Source
+from ipfvision.core.window import LUNG, apply_window
+from ipfvision.errors import InputRefused, ModelUnusable
+from ipfvision.nn.starting_weights import BLOCKS, start
+from ipfvision.nn.training import Examples, MapNetwork, Recipe, auroc, cell_figures, load_run, map_loss, train
+from ipfvision.synthetic.thorax import draw_thorax
+from ipfvision.workflow.evaluation import Answer, area_with_interval, exact_interval, halves, platt
+from ipfvision.workflow.training import (
+    ManifestRow,
+    NormalSlice,
+    draw_example,
+    draw_shard,
+    normal_slices,
+    read_manifest,
+    train_run,
+)
+
+TINY = Recipe(start="random", input_shape=(48, 64), steps=4, batch=2, every=2, warm_up=1, frozen=())
+
+
+def _examples(count: int = 8) -> Examples:
+    rng = np.random.default_rng(0)
+    return Examples(
+        rng.integers(0, 256, (count, 48, 64)).astype(np.uint8),
+        np.arange(count) % 2 == 0,
+        rng.integers(0, 256, (count, 3, 4)).astype(np.uint8),
+        np.full((count, 3, 4), 255, np.uint8),
+    )
+
+
+def test_a_killed_run_goes_on_to_the_same_network(tmp_path: Path) -> None:
+    examples = _examples()
+    whole = train(TINY, examples, examples, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(line: dict[str, object]) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train(TINY, examples, examples, tmp_path / "killed", kill)
+    assert load_run(tmp_path / "killed")[2] == 2
+    resumed = train(TINY, examples, examples, tmp_path / "killed")
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+
+
+def test_a_folder_of_another_recipe_is_not_overwritten(tmp_path: Path) -> None:
+    examples = _examples()
+    train(replace(TINY, steps=2), examples, examples, tmp_path)
+    with pytest.raises(ValueError, match="another recipe"):
+        train(replace(TINY, steps=2, seed=5), examples, examples, tmp_path)
+
+
+def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match="no training run"):
+        load_run(tmp_path)
+
+
+def test_the_classifier_has_the_trained_map_as_its_margin() -> None:
+    torch.manual_seed(3)
+    model = MapNetwork(TINY).eval()
+    with torch.no_grad():
+        model.weight.normal_()
+        model.bias.fill_(0.7)
+    image = torch.randn(2, 3, 48, 64)
+    with torch.inference_mode():
+        margin = model(image).mean(dim=(1, 2)) + model.bias
+        logits = model.as_classifier().eval()(image)
+    torch.testing.assert_close(logits[:, 0] - logits[:, 1], margin, rtol=1e-4, atol=1e-4)
+
+
+def _loss(class_map: torch.Tensor, label: float, lesion: torch.Tensor, weight: float = 1.0) -> float:
+    lungs = torch.ones_like(lesion)
+    return float(map_loss(class_map[None], torch.tensor(0.0), torch.tensor([label]), lesion[None], lungs[None], weight))
+
+
+def test_the_loss_wants_the_map_on_the_lesion_and_nowhere_on_normal_lung() -> None:
+    lesion = torch.zeros(6, 8)
+    lesion[4:, :3] = 1
+    on, beside = lesion * 12 - 6, lesion.flip(0) * 12 - 6
+    assert _loss(on, 1.0, lesion) < _loss(beside, 1.0, lesion)
+    assert _loss(on, 1.0, lesion, weight=0) == pytest.approx(_loss(beside, 1.0, lesion, weight=0))
+    nothing = torch.zeros(6, 8)
+    assert _loss(nothing - 6, 0.0, nothing) < _loss(on, 0.0, nothing)
+
+
+def test_the_loss_outside_the_lungs_is_dearer() -> None:
+    lesion, lungs = torch.zeros(6, 8), torch.ones(6, 8)
+    lesion[4:, :3] = 1
+    lungs[:2] = 0
+    stray_out, stray_in = lesion * 12 - 6, lesion * 12 - 6
+    stray_out[0, 0], stray_in[3, 7] = 6, 6
+    first, second = (
+        float(map_loss(stray[None], torch.tensor(0.0), torch.tensor([1.0]), lesion[None], lungs[None], 1.0))
+        for stray in (stray_out, stray_in)
+    )
+    assert first > second
+
+
+def test_the_loss_is_finite_when_nothing_is_drawn_or_lit() -> None:
+    zeros = torch.zeros(6, 8)
+    assert np.isfinite(_loss(zeros - 80, 1.0, zeros))
+    assert np.isfinite(_loss(zeros - 80, 1.0, zeros + 1e-3))
+    assert np.isfinite(_loss(zeros + 80, 0.0, zeros))
+
+
+def test_cell_figures_of_a_perfect_and_of_an_empty_map() -> None:
+    examples = _examples(2)
+    lesions = np.zeros((2, 3, 4), np.uint8)
+    lesions[0, 2, :2] = 255
+    examples = Examples(examples.images, np.array([True, False]), lesions, examples.lungs)
+    perfect = np.where(lesions > 0, 5.0, -5.0).astype(np.float32)
+    figures = cell_figures(perfect, np.array([2.0, -2.0], np.float32), examples)
+    assert figures == {"auroc": 1.0, "pointing_hit": 1.0, "mass_ratio": pytest.approx(6.0), "iou_cells": 1.0}
+    empty = cell_figures(np.full_like(perfect, -5), np.array([0.0, 0.0], np.float32), examples)
+    assert empty == {"auroc": 0.5, "pointing_hit": 0.0, "mass_ratio": None, "iou_cells": 0.0}
+
+
+def test_one_class_has_no_roc_area() -> None:
+    assert auroc(np.array([1.0, 2.0]), np.array([True, True])) is None
+
+
+def test_a_resnet152_keeps_as_many_blocks_as_a_resnet50_has() -> None:
+    assert [kept for _, kept in BLOCKS.values()] == [3, 4, 6, 3]
+
+
+def test_random_weights_repeat_by_seed_and_a_missing_start_is_said() -> None:
+    first, second = MapNetwork(TINY), MapNetwork(TINY)
+    start(first.network, "random", 4)
+    start(second.network, "random", 4)
+    assert torch.equal(first.network.get_submodule("conv1").weight, second.network.get_submodule("conv1").weight)
+    with pytest.raises(ModelUnusable, match="missing"):
+        start(first.network, "nowhere.safetensors", 0)
+
+
+@pytest.fixture(scope="module")
+def normals() -> list[NormalSlice]:
+    thorax = draw_thorax(np.random.default_rng(1), level=0.6, size=320, spacing_mm=1.0)
+    hu = thorax.pixels.astype(np.float32)
+    scan = Slice(hu, Scale.HOUNSFIELD, Source("x", "PNG", ""), np.zeros(hu.shape, np.bool_))
+    return [NormalSlice(hu, find_lungs(scan), 1.0, "drawn")]
+
+
+def test_a_shard_repeats_by_seed_and_appears_whole(normals: list[NormalSlice], tmp_path: Path) -> None:
+    paths = [draw_shard(normals, tmp_path / name, 0, (96, 128), 16, seed=7) for name in ("a", "b")]
+    first, second = (np.load(path) for path in paths)
+    for name in ("images", "labels", "lesions", "lungs"):
+        assert (first[name] == second[name]).all()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["pool_00000.npz"]
+    assert 0.2 < first["labels"].mean() < 0.8
+
+
+def test_only_drawn_disease_has_a_mask(normals: list[NormalSlice]) -> None:
+    for seed in range(12):
+        example = draw_example(normals, (96, 128), 16, np.random.default_rng(seed))
+        assert example.image.shape == (96, 128)
+        assert example.lesion.shape == example.lung.shape == (6, 8)
+        if not example.diseased:
+            assert example.lesion.max() == 0
+
+
+def _collection(folder: Path, rows: list[dict[str, str]]) -> Path:
+    thorax = draw_thorax(np.random.default_rng(2), level=0.6, size=320, spacing_mm=1.0)
+    content = images.write_png(np.rint(apply_window(thorax.pixels, LUNG) * 255).astype(np.uint8))
+    folder.mkdir(exist_ok=True)
+    for row in rows:
+        (folder / row["file"]).write_bytes(content)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["file", "label", "patient", "use", "scale"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def _row(name: str, patient: str, use: str = "train") -> dict[str, str]:
+    return {"file": name, "label": "normal", "patient": patient, "use": use, "scale": "hu_window"}
+
+
+def test_validation_pictures_are_never_drawn_into(tmp_path: Path) -> None:
+    data = _collection(tmp_path / "d", [_row("a.png", "P1"), _row("b.png", "P2"), _row("c.png", "P3", "validation")])
+    assert {normal.patient for normal in normal_slices(data)} == {"P1", "P2"}
+    assert {normal.patient for normal in normal_slices(data, ["P2"])} == {"P2"}
+
+
+def test_a_collection_without_a_second_patient_or_a_manifest_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    data = _collection(tmp_path / "d", [_row("a.png", "P1")])
+
+    def attempt(folder: Path, held_out: str) -> None:
+        train_run(folder, tmp_path / "o", held_out=[held_out], start="random", steps=1, cases=1, seed=0, say=lambda _: None)
+
+    with pytest.raises(InputRefused, match="No patient is left"):
+        attempt(data, "P1")
+    with pytest.raises(InputRefused, match="no training patient P9"):
+        attempt(data, "P9")
+    with pytest.raises(InputRefused, match=r"manifest\.csv"):
+        attempt(tmp_path, "P1")
+    (data / "manifest.csv").write_text("file,label\n")
+    with pytest.raises(InputRefused, match="lacks the columns patient, scale, use"):
+        read_manifest(data)
+
+
+def _answers(label: str, margins: dict[str, list[float]]) -> list[Answer]:
+    return [
+        Answer(ManifestRow("f", label, patient, "validation", "grey"), margin, 1.0)
+        for patient, own in margins.items()
+        for margin in own
+    ]
+
+
+def test_no_patient_both_calibrates_and_is_reported() -> None:
+    given = _answers("ipf", {f"P{n}": [1.0, 2.0] for n in range(5)}) + _answers("normal", {f"N{n}": [0.0] for n in range(4)})
+    first, second = halves(given)
+    assert {a.row.patient for a in first}.isdisjoint({a.row.patient for a in second})
+    assert len(first) + len(second) == len(given)
+    assert {a.row.label for a in first} == {a.row.label for a in second} == {"ipf", "normal"}
+
+
+def test_the_area_is_scikit_learns_and_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    given = _answers("ipf", {f"P{n}": list(rng.normal(1, 1, 3)) for n in range(6)})
+    given += _answers("normal", {f"N{n}": list(rng.normal(0, 1, 2)) for n in range(9)})
+    found = area_with_interval(given, ("normal",))
+    truth = [a.row.label == "ipf" for a in given]
+    assert found["auroc"] == pytest.approx(roc_auc_score(truth, [a.margin for a in given]))
+    low, high = found["interval_95"]
+    assert low < found["auroc"] < high
+    assert found["patients"] == [6, 9]
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(5, 5), (0, 7), (3, 10)])
+def test_exact_intervals_are_clopper_and_pearsons(successes: int, trials: int) -> None:
+    low, high = exact_interval(successes, trials)
+    assert low == pytest.approx(0 if successes == 0 else beta.ppf(0.025, successes, trials - successes + 1))
+    assert high == pytest.approx(1 if successes == trials else beta.ppf(0.975, successes + 1, trials - successes))
+
+
+def test_five_of_five_right_is_not_certainty() -> None:
+    assert exact_interval(5, 5)[0] == pytest.approx(0.478, abs=0.001)
+
+
+def test_calibration_puts_one_half_between_the_classes_and_is_never_sure_of_three_patients() -> None:
+    given = _answers("ipf", {f"P{n}": [6.0, 8.0] for n in range(3)})
+    given += _answers("normal", {f"N{n}": [-4.0] for n in range(10)}) + _answers("other_disease", {"D1": [-1.0], "D2": [1.0]})
+    shift, temperature = platt(given)
+    probability = 1 / (1 + np.exp(-(np.array([7.0, -4.0]) + shift) / temperature))
+    assert 0.6 < probability[0] < 0.97
+    assert 0.03 < probability[1] < 0.4
