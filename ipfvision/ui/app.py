@@ -4,7 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from ipfvision.ui import markup, page_read
+from ipfvision.ui import markup, page_read, session
+from ipfvision.ui.slot import Slot
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -14,6 +15,6 @@ def draw() -> None:
     # No page icon: Streamlit would fetch an emoji or a symbol from another address.
     st.set_page_config(page_title="ipfvision", layout="wide", initial_sidebar_state=310)
     st.html(STYLE)
-    banner = st.empty()
-    banner.html(markup.banner(None))
+    banner = Slot()
+    banner.html(markup.banner(session.current().card))
     page_read.draw(banner)

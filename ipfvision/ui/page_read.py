@@ -17,6 +17,7 @@ from ipfvision.core.slice import Series, Slice
 from ipfvision.ui import controls, markup, session
 from ipfvision.ui.controls import MapView
 from ipfvision.ui.session import Opened, Seen, Session
+from ipfvision.ui.slot import Slot
 from ipfvision.workflow.reading import METHODS, Reading, result
 from ipfvision.workflow.samples import list_samples
 
@@ -27,23 +28,23 @@ REDRAW_SECONDS = 0.4
 """Between two drawings of the profile while a series is read."""
 
 
-def draw(banner: DeltaGenerator) -> None:
+def draw(banner: Slot) -> None:
     """Draw the page; `banner` is the slot of the permanent sentence, which names the model's status once it is known."""
     desk = session.current()
     with st.sidebar:
         st.title("ipfvision", anchor=False)
         _input(desk)
+    if desk.opened is not None and desk.opened.series:
+        _read(desk, desk.opened, banner)
+        return
     if desk.opened is None:
         st.html(markup.welcome())
-        _samples(desk)
-        # The reader is looking for a file now: a good moment to load the model.
-        card, _ = session.card_or_reason()
-        banner.html(markup.banner(card))
-    elif not desk.opened.series:
-        st.html(markup.nothing_read([(refusal.file, refusal.reason) for refusal in desk.opened.refusals]))
-        _samples(desk)
     else:
-        _read(desk, desk.opened, banner)
+        st.html(markup.nothing_read([(refusal.file, refusal.reason) for refusal in desk.opened.refusals]))
+    _samples(desk)
+    # The reader is looking for a file now: a good moment to load the model.
+    card, _ = session.card_or_reason()
+    banner.html(markup.banner(card))
 
 
 def _input(desk: Session) -> None:
@@ -138,15 +139,15 @@ def _choose_slice(desk: Session, chosen: int, series: Series) -> int:
     return int(st.slider("Slice", 1, count, key=key, label_visibility="collapsed")) - 1
 
 
-def _read(desk: Session, opened: Opened, banner: DeltaGenerator) -> None:
+def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     with st.sidebar:
         chosen = _choose_series(desk, opened)
         grey_place, map_place = st.container(), st.container()
-    answer_place, panes_place = st.empty(), st.empty()
+    answer_place, panes_place = Slot(), Slot()
     along, beside = st.columns([4, 1])
     with along:
         here = Here(desk, opened, chosen, _choose_slice(desk, chosen, opened.series[chosen]))
-        profile_place = st.empty()
+        profile_place = Slot()
     scan = here.scan
     with grey_place:
         view = controls.grey_view(scan)
@@ -260,7 +261,7 @@ def result_json(card: ModelCard, readings: Sequence[Reading], target: str) -> st
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
-def _read_series(here: Here, card: ModelCard, method: str, profile_place: DeltaGenerator, beside: DeltaGenerator) -> None:
+def _read_series(here: Here, card: ModelCard, method: str, profile_place: Slot, beside: DeltaGenerator) -> None:
     """Read the slices that were not read yet, one at a time, and draw the profile as it grows.
 
     Any click ends this script run at its next drawing; the run that follows goes on where this one stopped. Cancel also sets

@@ -61,6 +61,8 @@ class Session:
     """How often the desk was cleared: part of the keys of widgets that belong to what is open."""
     seen: dict[tuple[int, int, str], Seen] = field(default_factory=dict)
     """By series, slice and method."""
+    card: ModelCard | None = None
+    """Of the model, once this session has met it."""
     paused: bool = False
     """True after the reader stopped the reading of a series."""
 
@@ -142,8 +144,10 @@ def model() -> Reader:
 
 def card_or_reason() -> tuple[ModelCard | None, str]:
     """The card of the model, or the sentence that says why there is no model."""
+    desk = current()
     try:
-        return model().card, ""
+        desk.card = model().card
+        return desk.card, ""
     except ModelUnusable as error:
         return None, str(error)
 

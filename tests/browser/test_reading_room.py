@@ -206,6 +206,30 @@ def test_a_series_can_be_cancelled_resumed_and_walked_through(reading_room: Page
     assert (pixels(reading_room, "slice") != before).any()
 
 
+WATCH_PANES = """
+() => {
+  window.fewestPanes = 2;
+  const look = () => {
+    window.fewestPanes = Math.min(window.fewestPanes, document.querySelectorAll(".ipf-panes figure").length);
+    requestAnimationFrame(look);
+  };
+  look();
+}
+"""
+
+
+def test_the_images_never_blink_while_a_series_is_walked_through(reading_room: Page) -> None:
+    drop(reading_room, ("series.zip", stack(3)))
+    reading_room.get_by_text("Counts of slices, not an answer for the patient.").wait_for(timeout=120_000)
+    settled(reading_room)
+    reading_room.evaluate(WATCH_PANES)
+    for key, number in (("ArrowRight", 3), ("ArrowLeft", 2), ("ArrowLeft", 1)):
+        reading_room.get_by_role("slider", name="Slice").press(key)
+        expect(reading_room.locator(".ipf-word")).to_contain_text(f"Slice {number} of 3")
+        settled(reading_room)
+    assert reading_room.evaluate("window.fewestPanes") == 2
+
+
 def test_the_slider_moves_while_the_series_is_still_being_read(reading_room: Page) -> None:
     drop(reading_room, ("series.zip", stack(16)))
     reading_room.locator(".st-key-cancel button").wait_for()
