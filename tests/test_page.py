@@ -255,8 +255,8 @@ def test_an_upload_is_taken_in_and_its_bytes_are_let_go(app: AppTest, reader: Re
         progress(1, 1)
         return Intake((Series((thorax(),)),), (Refusal(NAME, "Damaged."),))
 
-    monkeypatch.setattr(session, "take_in", take_in)
     app.run()
+    monkeypatch.setattr(session, "take_in", take_in)
     app.file_uploader[0].set_value([(NAME, b"content", "application/dicom"), ("b", b"", "")]).run()
     assert [upload.content for upload in given] == [b"content", b""]
     assert len(gone) == 2

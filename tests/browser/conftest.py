@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Page, Request, expect
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -20,6 +20,8 @@ QUIET = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 START_SECONDS = 60
+PATIENCE_MS = 60_000
+"""The first reading of a server loads the model, on a machine that runs other tests beside."""
 
 
 def find_browser() -> str | None:
@@ -88,7 +90,8 @@ def reading_room(page: Page, address: str) -> Iterator[Page]:
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_viewport_size({"width": 1366, "height": 768})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     page.goto(address)
     page.get_by_text("Research use only").wait_for()
     yield page
