@@ -487,3 +487,15 @@ def test_real_jpegs_are_read(shared_data):
     assert len(take_in_paths([first]).series) == 1
     with Image.open(first) as opened:
         assert take_in_paths([first]).series[0].slices[0].shape == opened.size[::-1]
+
+
+def test_what_is_no_image_is_passed_over_in_an_uploaded_folder_and_refused_by_itself() -> None:
+    picture = images.write_png(np.full((40, 40), 7, np.uint8))
+    letter = b"To whom it may concern"
+    together = take_in([Upload("scans/1.png", picture, "scans"), Upload("scans/LICENSE", letter, "scans")])
+    assert together.refusals == ()
+    assert len(together.series) == 1
+    (refusal,) = take_in([Upload("LICENSE", letter)]).refusals
+    assert refusal.file == "LICENSE"
+    (empty,) = take_in([Upload("scans/LICENSE", letter, "scans")]).refusals
+    assert empty.file == "scans"

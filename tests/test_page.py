@@ -101,6 +101,14 @@ def test_the_empty_page_says_what_to_do_and_what_it_is_not(app: AppTest, reader:
     assert app.file_uploader[0].allowed_type == []
 
 
+def test_a_whole_folder_can_be_chosen(app: AppTest) -> None:
+    app.run().toggle(key="whole-folder").set_value(True).run()
+    assert not app.exception
+    assert app.file_uploader[0].accept_directory
+    app.toggle(key="whole-folder").set_value(False).run()
+    assert not app.file_uploader[0].accept_directory
+
+
 def test_one_slice_gets_an_answer_a_map_and_its_provenance(open_slices: Callable[..., AppTest]) -> None:
     shown = html(open_slices(Series((thorax(),))))
     assert any(word in shown for word in ("IPF-like", "Normal-like", "Uncertain"))

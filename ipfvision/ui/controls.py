@@ -9,6 +9,7 @@ from ipfvision.core.findings import TARGETS, Explanation, ModelCard
 from ipfvision.core.slice import Scale, Slice
 from ipfvision.core.window import GREY, LUNG, MEDIASTINUM, Window
 from ipfvision.ui import markup
+from ipfvision.workflow.reading import full_scale
 
 NO_HU = "This image has no Hounsfield units"
 
@@ -42,9 +43,9 @@ class MapView:
         The model's own reference is in logits, so a map without a unit can only be drawn up to its own peak. An empty map has
         no peak: any scale draws it as nothing.
         """
-        if explanation.unit == "logits" and not self.own_peak:
-            return card.map_reference
-        return explanation.peak or card.map_reference
+        if self.own_peak:
+            return explanation.peak or card.map_reference
+        return full_scale(card, explanation)
 
 
 def grey_view(scan: Slice) -> GreyView:

@@ -50,15 +50,17 @@ def draw(banner: Slot) -> None:
 def _input(desk: Session) -> None:
     files = st.file_uploader(
         "Open CT slices",
-        accept_multiple_files=True,
+        accept_multiple_files="directory" if desk.whole_folder else True,
         key=desk.upload_key,
         help="DICOM, PNG, JPEG, or a .zip of a series; many files at once. What a file is, is read from its content, not from "
         "its name. Files stay in memory and are never written to disk.",
     )
+    st.toggle("A whole folder", key="whole-folder", on_change=desk.switch_input, help="Choose a folder instead of files.")
     if files:
         bar = st.progress(0.0, "Taking in files")
         st.button("Cancel", key="cancel-intake", on_click=desk.clear, width="stretch")
-        desk.open_uploads(files, lambda done, total: _show(bar, "Taking in file", done, total))
+        folder = "The folder" if desk.whole_folder else None
+        desk.open_uploads(files, lambda done, total: _show(bar, "Taking in file", done, total), folder)
         st.rerun()
     if desk.opened is not None:
         opened = desk.opened

@@ -65,6 +65,8 @@ class Session:
     """Of the model, once this session has met it."""
     paused: bool = False
     """True after the reader stopped the reading of a series."""
+    whole_folder: bool = False
+    """The uploader asks for a folder instead of files."""
 
     def clear(self) -> None:
         """Forget everything that is open, everything that was read of it, and what waits in the uploader."""
@@ -77,15 +79,15 @@ class Session:
     @property
     def upload_key(self) -> str:
         """Key of the uploader: a new one each time makes it empty again."""
-        return f"upload-{self.count}"
+        return f"upload-{self.count}-{'folder' if self.whole_folder else 'files'}"
 
     def open(self, opened: Opened) -> None:
         self.clear()
         self.opened = opened
 
-    def open_uploads(self, files: Sequence[UploadedFile], progress: Progress | None = None) -> None:
-        """Take in what was dropped, then let go of the files' bytes."""
-        intake = take_in((Upload(file.name, file.getvalue()) for file in files), progress)
+    def open_uploads(self, files: Sequence[UploadedFile], progress: Progress | None = None, folder: str | None = None) -> None:
+        """Take in what was dropped, or a whole `folder` by that name, then let go of the files' bytes."""
+        intake = take_in((Upload(file.name, file.getvalue(), folder) for file in files), progress)
         self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, intake.refusals))
 
     def open_sample(self, sample: SampleScan) -> None:
@@ -93,6 +95,10 @@ class Session:
         intake = take_in([Upload(sample.path.name, sample.path.read_bytes())])
         annotations = {one.slices[0].source.pixel_sha256: sample_annotations(sample) for one in intake.series}
         self.open(Opened(sample.title, intake.series, intake.refusals, annotations, sample))
+
+    def switch_input(self) -> None:
+        """From files to a whole folder and back."""
+        self.whole_folder = not self.whole_folder
 
     def pause(self) -> None:
         self.paused = True

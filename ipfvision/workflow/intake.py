@@ -55,6 +55,8 @@ class Upload:
 
     name: str
     content: bytes
+    folder: str | None = None
+    """The folder with which it came: what is no image there is passed over, as in a folder on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,10 @@ def take_in(uploads: Iterable[Upload], progress: Progress | None = None) -> Inta
             if _is_zip(upload.content):
                 _list_zip(basket, archives, upload.name, BytesIO(upload.content))
             else:
-                basket.add(_File(upload.name, partial(_content, upload), is_named=True))
+                if upload.folder is not None:
+                    basket.containers[upload.folder] = None
+                load = partial(_content, upload)
+                basket.add(_File(upload.name, load, is_named=upload.folder is None, container=upload.folder))
         return _read_all(basket, progress)
 
 
