@@ -234,6 +234,13 @@ def test_no_patient_both_calibrates_and_is_reported() -> None:
     assert {a.row.label for a in first} == {a.row.label for a in second} == {"ipf", "normal"}
 
 
+def test_a_patient_with_two_labels_stays_on_one_side() -> None:
+    given = _answers("ipf", {"P1": [3.0], "P2": [2.0]}) + _answers("ipf_patient", {"P2": [0.0]})
+    first, second = halves(given)
+    assert {a.row.patient for a in first} == {"P1"}
+    assert {a.row.label for a in second} == {"ipf", "ipf_patient"}
+
+
 def test_the_area_is_scikit_learns_and_lies_in_its_interval() -> None:
     rng = np.random.default_rng(0)
     given = _answers("ipf", {f"P{n}": list(rng.normal(1, 1, 3)) for n in range(6)})

@@ -1,5 +1,6 @@
 """Measuring a checkpoint on real pictures, and making its card: calibrated on some patients, reported on the others."""
 
+import csv
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -91,15 +92,16 @@ def answers(weights: Path, data: Path, say: Callable[[str], None]) -> list[Answe
 
 
 def halves(given: list[Answer]) -> tuple[list[Answer], list[Answer]]:
-    """Split by patient within each label: every second patient, by name, calibrates; the others are reported."""
-    calibrating = {
-        (label, patient)
-        for label in LABELS
-        for index, patient in enumerate(sorted({answer.row.patient for answer in given if answer.row.label == label}))
-        if index % 2 == 0
-    }
-    first = [answer for answer in given if (answer.row.label, answer.row.patient) in calibrating]
-    return first, [answer for answer in given if (answer.row.label, answer.row.patient) not in calibrating]
+    """Split by patient within each label: every second patient, by name, calibrates; the others are reported.
+
+    A patient with pictures of two labels stays on the side of the first label in `LABELS`.
+    """
+    calibrates: dict[str, bool] = {}
+    for label in LABELS:
+        for index, patient in enumerate(sorted({answer.row.patient for answer in given if answer.row.label == label})):
+            calibrates.setdefault(patient, index % 2 == 0)
+    first = [answer for answer in given if calibrates[answer.row.patient]]
+    return first, [answer for answer in given if not calibrates[answer.row.patient]]
 
 
 def _by_patient(given: list[Answer], labels: tuple[str, ...]) -> list[npt.NDArray[np.float64]]:
@@ -133,7 +135,8 @@ def area_with_interval(given: list[Answer], negatives: tuple[str, ...], seed: in
     low, high = np.quantile([draw for draw in draws if draw is not None], [0.025, 0.975])
     return {
         "auroc": area(ours, theirs),
-        "interval_95": [float(low), float(high)],
+        # of one patient on each side there is nothing to draw again
+        "interval_95": None if len(ours) == len(theirs) == 1 else [round(float(low), 6), round(float(high), 6)],
         "images": [int(sum(map(len, ours))), int(sum(map(len, theirs)))],
         "patients": [len(ours), len(theirs)],
     }
@@ -204,6 +207,14 @@ def _rates(given: list[Answer], card: ModelCard) -> dict[str, Any]:
     return figures
 
 
+def save_answers(given: list[Answer], path: Path) -> None:
+    """One line for every picture: file, label, patient, margin, peak; empty where it was refused."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "patient", "margin", "peak"])
+        writer.writerows([a.row.file, a.row.label, a.row.patient, a.margin, a.peak] for a in given)
+
+
 def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Turn a finished run into a checkpoint with its card, and return the card's figures.
 
@@ -248,6 +259,7 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     card = write(shift, temperature, float(np.median(peaks)), {})
     given = [answer if answer.margin is None else replace(answer, margin=answer.margin + shift) for answer in raw]
     calibrating, reported = halves(given)
+    save_answers(given, run / "answers.csv")
     details = {
         "application_version": __version__,
         "intended_use": "Research. How much an axial chest CT slice looks like IPF rather than normal lung; not a diagnosis.",
