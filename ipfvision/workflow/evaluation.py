@@ -26,9 +26,9 @@ BATCH = 8
 CROP_MARGIN = 0.1
 UNCERTAIN_BAND = (0.35, 0.65)
 LIMITS = (
-    "IPF against normal lung only: other lung disease was drawn, never seen, and is often taken for IPF.",
-    "Early, thinly spread reticulation is missed.",
-    "Trained on slices of five patients with drawn disease; measured on a handful of real IPF patients.",
+    "IPF against normal lung only: other lung disease was drawn, never seen in training, and may be called IPF.",
+    "Early, thinly spread reticulation is often answered uncertain or normal.",
+    "Trained on drawn disease in slices of four patients; measured on a handful of real IPF patients.",
     "Axial slices in a lung window only; the heat map cannot locate anything smaller than its cell.",
 )
 
