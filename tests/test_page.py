@@ -176,7 +176,7 @@ def test_the_annotation_can_be_outlined_where_there_is_one(open_slices: Callable
 
 
 def test_without_an_annotation_no_outline_is_offered(open_slices: Callable[..., AppTest]) -> None:
-    assert not open_slices(Series((thorax(),))).toggle
+    assert [toggle.key for toggle in open_slices(Series((thorax(),))).toggle] == ["whole-folder"]
 
 
 def test_a_slice_that_is_refused_has_a_reason_and_no_number(open_slices: Callable[..., AppTest]) -> None:

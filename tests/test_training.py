@@ -86,6 +86,11 @@ def test_the_classifier_has_the_trained_map_as_its_margin() -> None:
         margin = model(image).mean(dim=(1, 2)) + model.bias
         logits = model.as_classifier().eval()(image)
     torch.testing.assert_close(logits[:, 0] - logits[:, 1], margin, rtol=1e-4, atol=1e-4)
+    again = MapNetwork(TINY)
+    again.network.load_state_dict(model.network.state_dict())
+    again.adopt_head()
+    torch.testing.assert_close(again.weight, model.weight)
+    torch.testing.assert_close(again.bias, model.bias)
 
 
 def _loss(class_map: torch.Tensor, label: float, lesion: torch.Tensor, weight: float = 1.0) -> float:

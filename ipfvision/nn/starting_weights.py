@@ -25,8 +25,10 @@ class Start:
 
     name: str
     sha256: str | None
-    needs_calibration: bool
+    needs_calibration: bool = False
     """BatchNorm statistics do not fit the cut network and must be measured again before training."""
+    has_head: bool = False
+    """The last layer already tells the classes apart, and training goes on from it."""
 
 
 def start(network: nn.Module, where: str, seed: int) -> Start:
@@ -43,7 +45,7 @@ def start(network: nn.Module, where: str, seed: int) -> Start:
         return _astra(network)
     model = load(Path(where))
     network.load_state_dict(model.network.state_dict())
-    return Start(model.card.name, model.card.sha256, needs_calibration=False)
+    return Start(model.card.name, model.card.sha256, has_head=True)
 
 
 def _random(network: nn.Module, seed: int) -> Start:
@@ -51,7 +53,7 @@ def _random(network: nn.Module, seed: int) -> Start:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return Start(f"random, seed {seed}", None, needs_calibration=False)
+    return Start(f"random, seed {seed}", None)
 
 
 def _astra(network: nn.Module) -> Start:

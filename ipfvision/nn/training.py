@@ -103,6 +103,15 @@ class MapNetwork(nn.Module):
         with torch.autocast("cpu", enabled=False):
             return torch.einsum("k,nkhw->nhw", self.weight, features.float())
 
+    def adopt_head(self) -> None:
+        """Begin with the map of the network's own last layer: what `as_classifier` wrote there."""
+        with torch.no_grad():
+            linear = self.network.get_submodule("fc")
+            if not isinstance(linear, nn.Linear):
+                raise TypeError("a ResNet's last layer is linear")
+            self.weight.copy_(linear.weight[0] - linear.weight[1])
+            self.bias.copy_(linear.bias[0] - linear.bias[1])
+
     def as_classifier(self) -> nn.Module:
         """The two-output network: w_IPF = w / 2 and w_normal = -w / 2, so that the map of IPF is M's positive half."""
         with torch.no_grad():
@@ -283,6 +292,8 @@ def train(
         begun = start(model.network, recipe.start, recipe.seed)
         if begun.needs_calibration:
             _calibrate(model, examples, recipe)
+        if begun.has_head:
+            model.adopt_head()
         (folder / "start.json").write_text(json.dumps(asdict(begun), indent=1))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses: list[float] = []

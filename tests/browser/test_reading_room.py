@@ -203,6 +203,7 @@ def test_a_series_can_be_cancelled_resumed_and_walked_through(reading_room: Page
     before = pixels(reading_room, "slice")
     slider.press("ArrowRight")
     expect(reading_room.locator(".ipf-word")).to_contain_text("Slice 10 of 16 at 90.0 mm")
+    settled(reading_room)
     assert (pixels(reading_room, "slice") != before).any()
 
 
