@@ -171,3 +171,14 @@ def test_every_text_color_has_the_contrast_of_wcag_aa() -> None:
         for ground in grounds:
             lighter, darker = sorted((_luminance(color), _luminance(ground)), reverse=True)
             assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (color, ground)
+
+
+@pytest.mark.parametrize(("heights", "words"), [((0, 5), "feet"), ((5, 0), "head")])
+def test_the_profile_says_which_end_of_the_patient_is_left(heights: tuple[float, float], words: str) -> None:
+    def at(height: float | None) -> Slice:
+        plane = None if height is None else Plane((0.0, 0.0, height), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+        pixels = np.zeros((4, 4), np.int16)
+        return Slice(pixels, Scale.HOUNSFIELD, Source("x", "DICOM", "0"), np.zeros((4, 4), np.bool_), plane=plane)
+
+    assert words in markup.left_end(Series(tuple(at(height) for height in heights)))
+    assert markup.left_end(Series((at(None), at(None)))) == ""

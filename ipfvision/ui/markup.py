@@ -172,8 +172,20 @@ def legend(full_scale: float, unit: str) -> str:
     return f'<div class="ipf-legend"><span>0</span>{bar}<span>{number(full_scale, 2)}+ {escape(words)}</span></div>'
 
 
+def left_end(series: Series) -> str:
+    """Which end of the patient the first slice is nearer to, in words; empty without positions (z grows towards the head)."""
+    first, last = series.slices[0].plane, series.slices[-1].plane
+    if first is None or last is None or first.position[2] == last.position[2]:
+        return ""
+    return "Left: towards the feet. " if first.position[2] < last.position[2] else "Left: towards the head. "
+
+
 def profile(
-    probabilities: Sequence[float | None], refused: Sequence[bool], current: int, uncertain_band: tuple[float, float]
+    probabilities: Sequence[float | None],
+    refused: Sequence[bool],
+    current: int,
+    uncertain_band: tuple[float, float],
+    left: str = "",
 ) -> str:
     """Probability along a series as a small plot.
 
@@ -185,6 +197,8 @@ def profile(
         True where a slice has no answer: a short mark at the foot of the plot.
     current
         Index of the slice on screen.
+    left
+        The words of `left_end`.
     """
     step = 1000 / max(1, len(probabilities) - 1)
     low, high = (100 * (1 - value) for value in uncertain_band)
@@ -209,7 +223,8 @@ def profile(
     said = f"Probability along the series: {read} of {len(probabilities)} slices have one, slice {current + 1} is on screen"
     return (
         f'<div class="ipf-profile">{_drawing(1000, 100, drawn, said, stretched=True)}'
-        "<p>Top: IPF-like. Foot: normal-like. Band: uncertain. White: this slice. Gap: not read yet, or refused (mark).</p>"
+        f"<p>{left}Top: IPF-like. Foot: normal-like. Band: uncertain. White: this slice. "
+        "Gap: not read yet, or refused (mark).</p>"
         "</div>"
     )
 

@@ -270,12 +270,13 @@ def _read_series(here: Here, card: ModelCard, method: str, profile_place: Slot, 
     `paused`, which keeps the next run from going on.
     """
     desk, count = here.desk, len(here.series.slices)
+    left = markup.left_end(here.series)
 
     def draw_profile() -> None:
         found = [here.any_reading(number) for number in range(count)]
         shares = [None if reading is None else reading.prediction.probability for reading in found]
         refused = [reading is not None and reading.prediction.decision is Decision.REFUSED for reading in found]
-        profile_place.html(markup.profile(shares, refused, here.index, card.uncertain_band))
+        profile_place.html(markup.profile(shares, refused, here.index, card.uncertain_band, left))
 
     draw_profile()
     pending = [number for number in range(count) if here.any_reading(number) is None]

@@ -288,7 +288,7 @@ def _training(run: Path, recipe: Any, step: int) -> dict[str, Any]:
     manifest = json.loads((run / "run.json").read_text())
     return {
         "start": json.loads((run / "start.json").read_text()),
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "start": Path(recipe.start).name},
         "steps_done": step,
         "data": manifest,
         "labels": "Lesions of fibrosis and distractors drawn by ipfvision.synthetic; no real IPF was trained on.",
