@@ -155,8 +155,8 @@ def find_lungs(scan: Slice) -> Lungs:
     if share < LEAST_LUNG:
         return Lungs(
             nothing,
-            f"Too little lung was found on this slice ({100 * share:.0f} % of the body's area, at least "
-            f"{100 * LEAST_LUNG:.0f} % expected): choose an axial slice through the lungs, in a lung window.",
+            f"Too little lung was found on this slice ({100 * share:.1f} % of the body's area, at least "
+            f"{100 * LEAST_LUNG:.1f} % expected): choose an axial slice through the lungs, in a lung window.",
         )
     contrast = float(np.median(image[(body == 1) & (tissue == 1)]) - np.median(image[mask == 1]))
     if contrast < LEAST_CONTRAST:
