@@ -5,7 +5,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,15 @@ def pixels(room: Page, pane: str) -> Pixels:
     return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)[:, :, :3]
 
 
+def drawn(room: Page, pane: str, as_wanted: Callable[[Pixels], bool]) -> Pixels:
+    """A pane's pixels as soon as they are as wanted, or what they are after ten seconds."""
+    for _ in range(50):
+        if as_wanted(picture := pixels(room, pane)):
+            break
+        room.wait_for_timeout(200)
+    return picture
+
+
 def colored(picture: Pixels) -> int:
     """How many pixels are not grey."""
     return int((picture.max(axis=2) != picture.min(axis=2)).sum())
@@ -108,6 +117,7 @@ def colored(picture: Pixels) -> int:
 
 def find_colors(room: Page) -> Pixels:
     """The overlay, for the class that has any evidence, and up to the slice's own peak, so that a weak map is seen too."""
+    settled(room)
     caption, legend = room.locator('[data-pane="overlay"] figcaption'), room.locator(".ipf-legend")
     if "Empty" in caption.inner_text():
         room.get_by_role("radio", name="normal lung").or_(room.get_by_role("button", name="normal lung")).first.click()
@@ -118,7 +128,7 @@ def find_colors(room: Page) -> Pixels:
     room.get_by_text("hides magnitude").wait_for()
     expect(legend).not_to_have_text(before)
     settled(room)
-    return pixels(room, "overlay")
+    return drawn(room, "overlay", lambda picture: colored(picture) > 100)
 
 
 def test_the_empty_page_says_what_to_do(reading_room: Page) -> None:
@@ -203,8 +213,8 @@ def test_a_series_can_be_cancelled_resumed_and_walked_through(reading_room: Page
     before = pixels(reading_room, "slice")
     slider.press("ArrowRight")
     expect(reading_room.locator(".ipf-word")).to_contain_text("Slice 10 of 16 at 90.0 mm")
-    settled(reading_room)
-    assert (pixels(reading_room, "slice") != before).any()
+    after = drawn(reading_room, "slice", lambda picture: bool((picture != before).any()))
+    assert (after != before).any()
 
 
 WATCH_PANES = """
