@@ -167,7 +167,9 @@ def _describe(attributes: Attributes, named_syntax: str | None, meta_class: str 
     sop_class = attributes.uid(0x00080016) or meta_class
     _check_kind(attributes, sop_class)
     if 0x7FE00010 not in attributes:
-        raise NotAnImage("This CT object has no pixels (Pixel Data (7FE0,0010)); please give the image itself.")
+        raise NotAnImage(
+            "This CT object has no pixels (Pixel Data (7FE0,0010) is missing): it is truncated, or no image; please export it again."
+        )
     layout, frame_count = _layout(attributes)
     pixels = attributes.value(0x7FE00010)
     if not isinstance(pixels, bytes) or not pixels:
