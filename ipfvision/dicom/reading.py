@@ -168,8 +168,8 @@ def _describe(attributes: Attributes, named_syntax: str | None, meta_class: str 
     _check_kind(attributes, sop_class)
     if 0x7FE00010 not in attributes:
         raise NotAnImage(
-            "This CT object has no pixels (Pixel Data (7FE0,0010) is missing): the file is truncated, or holds no image; please "
-            "export it again."
+            "This CT object has no pixels (Pixel Data (7FE0,0010) is missing): the file is truncated, or holds no image; "
+            "please export it again."
         )
     layout, frame_count = _layout(attributes)
     pixels = attributes.value(0x7FE00010)
