@@ -90,10 +90,3 @@ class Crop:
         outside = ((x < 0) | (x >= 1))[None, :] | ((y < 0) | (y >= 1))[:, None]
         values[outside] = 0
         return values
-
-    def share_inside_slice(self) -> float:
-        """Share of the crop's area that lies on the slice, in [0, 1]."""
-        rows, columns = self.slice_shape
-        width = max(0, min(columns, self.left + self.width) - max(0, self.left))
-        height = max(0, min(rows, self.top + self.height) - max(0, self.top))
-        return width * height / (self.width * self.height)

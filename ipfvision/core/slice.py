@@ -31,10 +31,6 @@ class PixelSpacing:
         if not (0 < self.row_mm < 1000 and 0 < self.column_mm < 1000):
             raise ValueError(f"pixel spacing must be positive and finite, not {self.row_mm} x {self.column_mm} mm")
 
-    @property
-    def area_mm2(self) -> float:
-        return self.row_mm * self.column_mm
-
 
 @dataclass(frozen=True, slots=True)
 class Plane:

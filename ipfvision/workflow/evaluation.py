@@ -220,7 +220,7 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
 
     Half of the patients of the real validation pictures calibrate (shift, temperature, map reference); the operating point is
     a probability of 0.5 and the uncertain band 0.35 to 0.65, both fixed beforehand. Figures at the operating point come from
-    the other half. ROC areas do not depend on the calibration and come from all of them. Nothing else was chosen on them.
+    the other half. ROC areas do not depend on the calibration and come from all of them. Nothing else is chosen here.
     """
     from ipfvision.nn.network import card_path, card_to_json, save, shift_margin  # noqa: PLC0415
     from ipfvision.nn.training import load_run  # noqa: PLC0415

@@ -124,17 +124,9 @@ def picture(
     return overlay(shown, explanation.heatmap(), full_scale(card, explanation), opacity, threshold)
 
 
-def picture_png(
-    card: ModelCard,
-    reading: Reading,
-    target: str = "ipf",
-    *,
-    window: Window = LUNG,
-    opacity: float = 0.6,
-    threshold: float = 0.1,
-) -> bytes:
-    """`picture` as a PNG file."""
-    return write_png(picture(card, reading, target, window=window, opacity=opacity, threshold=threshold))
+def picture_png(card: ModelCard, reading: Reading, target: str = "ipf") -> bytes:
+    """`picture` in the lung window, as a PNG file."""
+    return write_png(picture(card, reading, target))
 
 
 def overlay_name(number: int, reading: Reading, target: str) -> str:
