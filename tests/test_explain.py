@@ -12,7 +12,7 @@ from ipfvision.core.findings import TARGETS, Explanation
 from ipfvision.core.geometry import Crop
 from ipfvision.nn import torchvision_door
 from ipfvision.nn.classify import run
-from ipfvision.nn.explain import class_maps, explain, package_maps
+from ipfvision.nn.explain import class_maps, explain, package_maps, signed_evidence
 from ipfvision.nn.network import Head, Model
 from ipfvision.workflow.reading import METHODS
 
@@ -140,3 +140,11 @@ def test_a_map_must_be_finite_and_not_negative() -> None:
     for bad in (np.full((2, 2), -1, np.float32), np.full((2, 2), np.nan, np.float32)):
         with pytest.raises(ValueError, match="class activation map"):
             Explanation(bad, CROP, target="ipf", method="gradcam", layer="layer4", unit="logits")
+
+
+def test_the_signed_evidence_adds_up_to_the_margin(random_model: Callable[..., Model]) -> None:
+    model = random_model()
+    features, logits = run(model, _image(3))
+    evidence = signed_evidence(model, features, CROP)
+    assert evidence.margin == pytest.approx(float(logits[0, 0] - logits[0, 1]), rel=1e-5)
+    assert float(evidence.cells.min()) < 0 < float(evidence.cells.max())

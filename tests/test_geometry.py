@@ -102,3 +102,17 @@ def test_an_empty_map_has_no_peak_and_without_spacing_there_are_no_millimetres()
     assert explanation.peak_xy() is None
     assert explanation.peak == 0
     assert explanation.cell_mm(None) is None
+
+
+@given(st.integers(-20, 20), st.integers(-20, 20), st.integers(5, 60), st.integers(5, 60), st.integers(0, 2**32 - 1))
+def test_cell_shares_are_what_counting_fine_points_gives(left: int, top: int, width: int, height: int, seed: int) -> None:
+    crop = Crop(left, top, width, height, (8, 8), (30, 40))
+    mask = np.random.default_rng(seed).random((30, 40)) < 0.5
+    finer = 8  # each cell is sampled at 8 x 8 points per pixel-and-cell fraction: with 4 cells, 8 * width points across
+    x = left + (np.arange(4 * finer * width) + 0.5) / (4 * finer)
+    y = top + (np.arange(4 * finer * height) + 0.5) / (4 * finer)
+    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+    inside = ((row >= 0) & (row < 30))[:, None] & ((column >= 0) & (column < 40))[None, :]
+    points = mask[np.clip(row, 0, 29)[:, None], np.clip(column, 0, 39)[None, :]] & inside
+    expected = points.reshape(4, finer * height, 4, finer * width).mean(axis=(1, 3))
+    np.testing.assert_allclose(crop.cell_shares(mask, (4, 4)), expected, atol=1e-9)

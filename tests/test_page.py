@@ -11,7 +11,7 @@ import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.testing.v1 import AppTest
 
-from ipfvision.core.annotation import Annotation, Finding
+from ipfvision.core.annotation import Annotation, Finding, Said
 from ipfvision.core.slice import PixelSpacing, Plane, Scale, Series, Slice, Source
 from ipfvision.core.window import Window
 from ipfvision.errors import ModelUnusable
@@ -168,7 +168,7 @@ def test_the_annotation_can_be_outlined_where_there_is_one(open_slices: Callable
     mask = np.zeros((256, 256), bool)
     mask[150:170, 60:80] = True
     scan = thorax()
-    annotation = Annotation(mask, Finding.HONEYCOMBING, "synthetic")
+    annotation = Annotation(mask, Said(Finding.HONEYCOMBING, "synthetic"))
     app = open_slices(Series((scan,)), **{scan.source.pixel_sha256: [annotation]})
     assert "Light blue: honeycombing (annotation)" in html(app)
     app.toggle(key="annotation").set_value(False).run()

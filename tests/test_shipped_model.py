@@ -33,7 +33,7 @@ def test_the_map_lies_on_what_was_drawn(reader: Reader, sample: SampleScan) -> N
     (series,) = take_in_paths([sample.path]).series
     reading = reader.read(series.slices[0])
     heatmap = reading.explanations["ipf"].heatmap()
-    drawn = [one.mask for one in sample_annotations(sample) if one.finding is not Finding.GROUND_GLASS]
+    drawn = [one.mask for one in sample_annotations(sample) if one.said.finding is not Finding.GROUND_GLASS]
     mask = np.logical_or.reduce(drawn)
     mass = float(heatmap[mask].sum() / heatmap.sum())
     chance = float(mask.sum() / (reading.lungs.mask | mask).sum())

@@ -41,8 +41,8 @@ def case(seed: int, *, diseased: bool) -> Case:
 def test_the_same_seed_draws_the_same_case(diseased: bool) -> None:
     first, again, other = (case(seed, diseased=diseased) for seed in (3, 3, 4))
     assert first.pixels.tobytes() == again.pixels.tobytes()
-    assert [(a.finding, a.mask.tobytes()) for a in first.annotations] == [
-        (a.finding, a.mask.tobytes()) for a in again.annotations
+    assert [(a.said.finding, a.mask.tobytes()) for a in first.annotations] == [
+        (a.said.finding, a.mask.tobytes()) for a in again.annotations
     ]
     assert first.distractors == again.distractors
     assert first.pixels.tobytes() != other.pixels.tobytes() or not (first.distractors or other.distractors)
@@ -56,8 +56,8 @@ def test_a_mask_is_empty_exactly_where_no_fibrosis_was_drawn(seed: int) -> None:
     disease = disease_mask(with_it.annotations, with_it.pixels.shape)
     assert np.count_nonzero(disease) * SPACING_MM**2 > 100
     assert 0 < with_it.severity <= 1
-    assert {a.reader for a in with_it.annotations} == {"synthetic"}
-    assert len({a.finding for a in with_it.annotations}) == len(with_it.annotations)
+    assert {a.said.reader for a in with_it.annotations} == {"synthetic"}
+    assert len({a.said.finding for a in with_it.annotations}) == len(with_it.annotations)
     assert all(a.mask.any() for a in with_it.annotations)
 
 

@@ -132,3 +132,30 @@ class Explanation:
             return None
         rows, columns = self.cells.shape
         return self.crop.width / columns * spacing.column_mm, self.crop.height / rows * spacing.row_mm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SignedEvidence:
+    """The signed evidence map D = sum_k (w_k^IPF - w_k^normal) A_k of the last convolutional stage, which adds up.
+
+    The network ends in average pooling and one linear layer, so the mean of D over all cells plus `bias` *is* the margin
+    z_IPF - z_normal, to float error. That holds for this stage only.
+    """
+
+    cells: npt.NDArray[np.float32]
+    """(h, w) in logits, of both signs, on the model's own grid; read-only."""
+    bias: float
+    """b^IPF - b^normal, in logits."""
+    crop: Crop
+
+    def __post_init__(self) -> None:
+        if self.cells.ndim != 2 or not np.isfinite(self.cells).all():
+            raise ValueError("a signed evidence map is (h, w) and finite")
+        view = self.cells.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "cells", view)
+
+    @property
+    def margin(self) -> float:
+        """z_IPF - z_normal, in logits."""
+        return float(self.cells.mean(dtype=np.float64)) + self.bias

@@ -69,6 +69,28 @@ class Crop:
         resized = cv2.resize(np.ascontiguousarray(inside, np.float32), self.input_shape[::-1], interpolation=how)
         return np.asarray(resized, np.float32)
 
+    def cell_shares(self, mask: npt.NDArray[np.bool_], cells_shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """How much of each cell of a grid over the input a region of the slice covers: the way from the slice to the grid.
+
+        Exact: each pixel counts by the area of its overlap with the cell. What lies outside the slice is covered by nothing.
+
+        Parameters
+        ----------
+        mask
+            (H, W) bool on the slice.
+        cells_shape
+            (h, w) of the grid.
+
+        Returns
+        -------
+        (h, w) float64 in [0, 1].
+        """
+        if mask.shape != self.slice_shape:
+            raise ValueError(f"this crop belongs to a slice of {self.slice_shape}, not {mask.shape}")
+        rows = _overlaps(self.top, self.height, cells_shape[0], mask.shape[0])
+        columns = _overlaps(self.left, self.width, cells_shape[1], mask.shape[1])
+        return np.clip(rows @ mask.astype(np.float64) @ columns.T, 0, 1)
+
     def paste_cells(self, cells: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Bring a coarse (h, w) map over the input back to the slice's own pixel grid.
 
@@ -90,3 +112,11 @@ class Crop:
         outside = ((x < 0) | (x >= 1))[None, :] | ((y < 0) | (y >= 1))[:, None]
         values[outside] = 0
         return values
+
+
+def _overlaps(start: int, length: int, cells: int, pixels: int) -> npt.NDArray[np.float64]:
+    """(cells, pixels): the share of each of `cells` equal parts of [start, start + length) that each pixel covers."""
+    edges = start + length * np.arange(cells + 1) / cells
+    pixel = np.arange(pixels)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return np.asarray(np.clip(overlap, 0, None) * (cells / length), np.float64)

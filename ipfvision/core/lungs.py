@@ -39,6 +39,8 @@ class Lungs:
     """(H, W), read-only; all False when `problem` is not None."""
     problem: str | None = None
     """One sentence: why this is not taken for a slice through the lungs."""
+    doubt: str | None = None
+    """One sentence: why numbers that rest on this mask are not given, although the model may read the slice; else None."""
     middle: float | None = None
     """Column of the body's middle, in pixels: where one lung is too dense to be found, the other one tells its extent."""
 

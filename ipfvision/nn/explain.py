@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ipfvision.core.findings import TARGETS, Explanation
+from ipfvision.core.findings import TARGETS, Explanation, SignedEvidence
 from ipfvision.core.geometry import Crop
 from ipfvision.nn import torchvision_door
 from ipfvision.nn.network import TARGET_LAYER, Head, Model
@@ -87,6 +87,21 @@ def class_maps(linear: nn.Linear, features: torch.Tensor) -> Maps:
     with torch.no_grad():
         signed = torch.einsum("ck,nkhw->nchw", linear.weight.float(), features.float())
         return np.asarray(signed.clamp(min=0).cpu().numpy(), np.float32)
+
+
+def signed_evidence(model: Model, features: torch.Tensor, crop: Crop) -> SignedEvidence:
+    """The map whose mean over cells plus the bias is the margin.
+
+    Parameters
+    ----------
+    features
+        (1, 2048, h, w) float32: layer4's output.
+    """
+    weight, bias = model.linear.weight, model.linear.bias
+    with torch.no_grad():
+        difference = (weight[0] - weight[1]).float()
+        cells = torch.einsum("k,khw->hw", difference, features[0].float()).cpu().numpy()
+    return SignedEvidence(np.asarray(cells, np.float32), float(bias[0] - bias[1]), crop)
 
 
 def explain(model: Model, features: torch.Tensor, crop: Crop, method: str = "gradcam") -> dict[str, Explanation]:

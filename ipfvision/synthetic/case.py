@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ipfvision.core.annotation import Annotation, Finding
+from ipfvision.core.annotation import Annotation, Finding, Said
 from ipfvision.synthetic.distractors import draw_distractors
 from ipfvision.synthetic.fibrosis import draw_fibrosis, plan_fibrosis
 from ipfvision.synthetic.field import Image, LungField, Mask
@@ -34,7 +34,7 @@ def disease_mask(annotations: Iterable[Annotation], shape: tuple[int, int]) -> M
     """(H, W) bool: where fibrosis was drawn. Ground glass alone is not counted, because it is not specific."""
     union = np.zeros(shape, np.bool_)
     for annotation in annotations:
-        if annotation.finding is not Finding.GROUND_GLASS:
+        if annotation.said.finding is not Finding.GROUND_GLASS:
             union |= annotation.mask
     return union
 
@@ -66,7 +66,7 @@ def draw_case(hu: Image, lungs: Mask, mm_per_pixel: float, rng: np.random.Genera
     distracted = rng.random() < (DISTRACTED_DISEASED if diseased else DISTRACTED_NORMAL)
     distractors = draw_distractors(field) if distracted else ()
     drawn: dict[Finding, Mask] = draw_fibrosis(field, plan_fibrosis(rng)) if diseased else {}
-    annotations = tuple(Annotation(field.whole(mask), finding, READER) for finding, mask in drawn.items())
+    annotations = tuple(Annotation(field.whole(mask), Said(finding, READER)) for finding, mask in drawn.items())
     disease = disease_mask(annotations, hu.shape)
     severity = float(np.count_nonzero(disease)) / float(np.count_nonzero(field.lungs))
     return Case(field.result(), annotations, distractors, severity)

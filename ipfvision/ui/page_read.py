@@ -198,7 +198,7 @@ def _findings(opened: Opened, annotations: Sequence[Annotation]) -> list[str]:
     """What outlined annotations show. A sample's single mask holds all of its findings but the ground glass."""
     if annotations and opened.sample is not None:
         return [finding for finding in opened.sample.findings if finding != Finding.GROUND_GLASS.value]
-    return [annotation.finding.value for annotation in annotations]
+    return [annotation.said.finding.value for annotation in annotations]
 
 
 def paint(

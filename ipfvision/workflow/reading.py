@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction
+from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction, SignedEvidence
 from ipfvision.core.lungs import Lungs, find_lungs
 from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
@@ -45,6 +45,8 @@ class Reading:
     model_input: npt.NDArray[np.float32] | None
     """(rows, columns) in [0, 1]: the grey image that the model saw; None if the slice was refused."""
     lungs: Lungs
+    evidence: SignedEvidence | None = None
+    """What the margin is made of; None if the slice was refused."""
 
 
 class Reader:
@@ -78,7 +80,7 @@ class Reader:
             If the method is not one of `METHODS`.
         """
         from ipfvision.nn.classify import decide, run  # noqa: PLC0415
-        from ipfvision.nn.explain import explain  # noqa: PLC0415
+        from ipfvision.nn.explain import explain, signed_evidence  # noqa: PLC0415
         from ipfvision.nn.network import to_tensor  # noqa: PLC0415
         from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
@@ -92,7 +94,7 @@ class Reader:
         features, logits = run(self._model, to_tensor(image[None], card))
         explanations = explain(self._model, features, crop, method)
         prediction = decide(float(logits[0, 0] - logits[0, 1]), card)
-        return Reading(scan, prediction, explanations, image, lungs)
+        return Reading(scan, prediction, explanations, image, lungs, signed_evidence(self._model, features, crop))
 
     def read_all(self, slices: Iterable[Slice], method: str = "gradcam") -> Iterator[Reading]:
         """One reading at a time, in order: stop iterating to cancel."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ipfvision import dicom, images
-from ipfvision.core.annotation import Annotation, Finding
+from ipfvision.core.annotation import Annotation, Finding, Said
 from ipfvision.core.slice import PixelSpacing, Plane, Scale, Slice, Source, hash_pixels
 from ipfvision.core.window import LUNG, apply_window
 from ipfvision.synthetic.case import READER, disease_mask
@@ -162,7 +162,7 @@ def make_samples(folder: Path) -> None:
         else:
             content = _zipped([dicom.write_ct(scan, uid_seed=recipe.file) for scan, _ in drawn])
         (folder / recipe.file).write_bytes(content)
-        names = {annotation.finding.value for _, annotations in drawn for annotation in annotations}
+        names = {annotation.said.finding.value for _, annotations in drawn for annotation in annotations}
         rows.append(
             {
                 "file": recipe.file,
@@ -204,7 +204,7 @@ def sample_annotations(sample: SampleScan) -> tuple[Annotation, ...]:
         return ()
     mask = images.read(sample.mask.read_bytes(), sample.mask.name).pixels > 0.5
     only = [finding for finding in Finding if (finding.value,) == sample.findings]
-    return (Annotation(mask, only[0] if only else Finding.OTHER, READER),)
+    return (Annotation(mask, Said(only[0] if only else Finding.OTHER, READER)),)
 
 
 def _draw(recipe: _Recipe) -> list[_DrawnSlice]:
@@ -213,10 +213,10 @@ def _draw(recipe: _Recipe) -> list[_DrawnSlice]:
         drawn: list[_DrawnSlice] = []
         for number, (level, plan) in enumerate(zip(recipe.levels, recipe.plans, strict=True), start=1):
             pixels, masks = _draw_fine(recipe, level, plan, attempt)
-            annotations = tuple(Annotation(_coarse(mask) >= 0.5, finding, READER) for finding, mask in masks.items())
+            annotations = tuple(Annotation(_coarse(mask) >= 0.5, Said(finding, READER)) for finding, mask in masks.items())
             hu = np.clip(np.round(_coarse(pixels)), -1024, 3071).astype(np.int16)
             drawn.append((_slice(hu, recipe, number, level), annotations))
-        if recipe.must_have <= {annotation.finding for _, annotations in drawn for annotation in annotations}:
+        if recipe.must_have <= {annotation.said.finding for _, annotations in drawn for annotation in annotations}:
             return drawn
     raise ValueError(f"the plan of {recipe.file} never draws {', '.join(f.value for f in recipe.must_have)}")
 
