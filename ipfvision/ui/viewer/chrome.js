@@ -11,7 +11,7 @@ const SAVING = {
   lost: "Not saved: the server no longer holds this scan",
   refused: "Not saved: too much drawn on one slice",
 };
-const LAYERS = { heat: "Map", files: "Files", drawn: "Drawn", measures: "Measures", lungs: "Lungs" };
+const LAYERS = { heat: "Map", files: "From files", drawn: "Drawn", measures: "Measures", lungs: "Lungs" };
 const LAYER_HINTS = {
   heat: "Heat map",
   files: "Annotations from files (dashed)",
@@ -66,11 +66,11 @@ export class Chrome {
     );
 
     this.targets = Object.entries(TARGETS).map(([id, name]) => [id, chip(name, "Whose evidence the map shows (T)", () => change({ target: id }))]);
-    this.styles = ["fill", "contour"].map((id) => [id, chip(id === "fill" ? "Fill" : "Contour", "How the map is drawn (C)", () => change({ style: id }))]);
+    this.contour = chip("Contour", "Draw the map as a line at the threshold instead of colors (C)", () => change({ style: viewer.state.style === "fill" ? "contour" : "fill" }));
     this.opacity = slider("Opacity", "Opacity of the map", 0, 1, 0.05, (value) => change({ opacity: value }));
     this.threshold = slider("From", "Share of the full scale below which nothing is drawn", 0, 0.95, 0.05, (value) => change({ threshold: value }));
     this.peak = chip("Own peak", "Full color at this slice's own peak. It hides magnitude: a faint map looks as strong as disease", () => change({ ownPeak: !viewer.state.ownPeak }));
-    this.mapOptions = group("Heat map", element("span", {}, "Evidence for"), ...this.targets.map(([, node]) => node), ...this.styles.map(([, node]) => node), this.opacity.node, this.threshold.node, this.peak);
+    this.mapOptions = group("Heat map", element("span", {}, "Evidence for"), ...this.targets.map(([, node]) => node), this.contour, this.opacity.node, this.threshold.node, this.peak);
 
     this.findings = viewer.data.findings.map(({ id, name, color }, index) => [
       id,
@@ -90,7 +90,9 @@ export class Chrome {
     this.drawOptions = group("Finding to draw", ...this.findings.map(([, node]) => node), this.brush.node, this.growth);
 
     this.layers = Object.entries(LAYERS).map(([id, name]) => [id, chip(name, LAYER_HINTS[id], () => viewer.layers([id]))]);
-    this.options = element("div", { class: "options" }, this.mapOptions, this.drawOptions, group("Shown", element("span", {}, "Show"), ...this.layers.map(([, node]) => node)));
+    const shown = group("Shown", ...this.layers.map(([, node]) => node));
+    shown.classList.add("shown");
+    this.options = element("div", { class: "options" }, this.mapOptions, this.drawOptions, shown);
 
     this.readout = element("span", { class: "readout" });
     this.trouble = element("span", { class: "trouble", role: "alert" });
@@ -109,7 +111,7 @@ export class Chrome {
     const press = (pairs, on) => pairs.forEach(([id, node]) => mark(node, "aria-pressed", on(id)));
     press(this.tools.map((node, index) => [TOOLS[index].id, node]), (id) => id === state.tool);
     press(this.targets, (id) => id === state.target);
-    press(this.styles, (id) => id === state.style);
+    mark(this.contour, "aria-pressed", state.style === "contour");
     press(this.findings, (id) => id === state.finding);
     press(this.layers, (id) => state.layers[id]);
     press(this.layouts.map((node, index) => [index + 1, node]), (count) => count === state.panes.length);
@@ -128,6 +130,7 @@ export class Chrome {
     const mm = image.spacing ? `, ${number(state.brush * Math.sqrt(image.spacing[0] * image.spacing[1]), 1)} mm` : "";
     set(this.brush, state.brush, `${state.brush} px${mm}`);
     const draws = DRAWING_TOOLS.has(state.tool), brushes = state.tool === "brush" || state.tool === "eraser";
+    mark(this.options, "data-draws", draws);
     this.mapOptions.hidden = draws;
     this.drawOptions.hidden = !draws;
     this.brush.node.hidden = !brushes;

@@ -8,20 +8,22 @@ import { FIT, distance, ellipseStatistics, toScreen, transform } from "./geometr
 import { listenToKeys } from "./keys.js";
 import { decodeRuns } from "./masks.js";
 import { Panes, Pen, borderPath, drawPicture, labelPane } from "./panes.js";
-import { agreementLayer, applyTable, blend, heatColor, heatLayer, litRule, pasteCells, reader, windowTable } from "./raster.js";
+import { agreementLayer, applyTable, blend, emptyLayer, heatColor, heatLayer, litRule, pasteCells, reader, windowTable } from "./raster.js";
 import { TARGETS, initialState, patch } from "./state.js";
 import { Pointers, begin } from "./tools.js";
 import { Loader, Saver } from "./wire.js";
 
 const INK = "#f4f7fa";
-const CONTOUR = "#ffd65c";
-const CURSOR = "#8fd0ff";
+/** No finding has these colors: the heat map's contour, and the reader's own instruments. */
+const CONTOUR = "#ff9a3c";
+const INSTRUMENT = "#8fd0ff";
 const LUNGS = "#9aa7b4";
 const SLICE_REST_MS = 150;
 const SAY_REST_MS = 450;
 /** Share of the map's own peak from which the agreement pane counts a pixel as lit: the same as on the scorecard. */
 const AGREEMENT_SHARE = 0.5;
 const PASTED = 24;
+const NAMING = ["annotation", "map", "agreement", "ct"];
 const SMALLEST_HEIGHT = 420;
 const REMEMBERED = 4;
 const DECISIONS = { ipf: "IPF-like", normal: "normal-like", uncertain: "uncertain" };
@@ -430,8 +432,10 @@ class Viewer {
     const { rows, columns, spacing } = this.data.stack.slices[index], key = `${index} ${target} ${this.data.method}`;
     let values = this.pasted.get(key);
     if (!values) {
-      this.pasted.set(key, (values = pasteCells(map, columns, rows)));
-      bound(this.pasted, PASTED);
+      const [oldest] = this.pasted.keys(), old = this.pasted.size >= PASTED ? this.pasted.get(oldest) : null;
+      if (old) this.pasted.delete(oldest);
+      values = pasteCells(map, columns, rows, old?.length === rows * columns ? old : undefined);
+      this.pasted.set(key, values);
     }
     const peak = map.peak ?? Math.max(...map.values);
     const fullScale = (ownPeak && peak > 0 ? peak : map.full_scale ?? answer.full_scale) || 1;
@@ -449,9 +453,13 @@ class Viewer {
     return path;
   }
 
-  #layer(key, make) {
-    if (this.layerKey !== key) [this.layerKey, this.madeLayer] = [key, make()];
-    return this.madeLayer;
+  /** The colors of a kind of picture: made anew when `key` changes, in the same room. */
+  #layer(picture, key, make) {
+    const size = this.image.rows * this.image.columns;
+    if (picture.layer?.at.length !== size) picture.layer = emptyLayer(size);
+    else if (picture.layerKey === key) return picture.layer;
+    picture.layerKey = key;
+    return make(picture.layer);
   }
 
   /** Everything that outlines something on a slice: {color, dashed, text, inside(index)} or a point or a box. */
@@ -531,11 +539,13 @@ class Viewer {
     if (kind === "map" && heat && state.style === "fill") {
       const layerKey = `${heat.key} ${state.opacity} ${state.threshold}`;
       key += ` ${layerKey}`;
-      layer = () => this.#layer(layerKey, () => heatLayer(heat.values, heat.fullScale, state.opacity, state.threshold));
+      layer = [layerKey, (room) => heatLayer(heat.values, heat.fullScale, state.opacity, state.threshold, room)];
     } else if (kind === "agreement") {
       const marked = outlines.filter((one) => one.mask), limit = heat ? AGREEMENT_SHARE * heat.peak : 0;
-      key += ` ${heat?.key} ${marked.map((one) => one.key).join()}`;
-      layer = () => agreementLayer(rows * columns, (i) => heat !== null && heat.values[i] > 0 && heat.values[i] >= limit, (i) => marked.some(({ mask }) => mask[i]));
+      const layerKey = `${shown} ${heat?.key} ${marked.map((one) => one.key).join()}`, masks = marked.map(({ mask }) => mask);
+      const hot = (i) => heat !== null && heat.values[i] > 0 && heat.values[i] >= limit;
+      key += ` ${layerKey}`;
+      layer = [layerKey, (room) => agreementLayer(rows * columns, hot, (i) => masks.some((mask) => mask[i]), room)];
     }
     const name = layer ? kind : "plain";
     if (!layer) key = `plain ${greyKey}`;
@@ -548,7 +558,7 @@ class Viewer {
       picture.pixels = new Uint32Array(picture.image.data.buffer);
     }
     applyTable(this.loader.get(shown), this.table, picture.pixels);
-    if (layer) blend(picture.pixels, layer());
+    if (layer) blend(picture.pixels, this.#layer(picture, ...layer));
     picture.context.putImageData(picture.image, 0, 0);
     picture.key = key;
     return picture;
@@ -593,9 +603,9 @@ class Viewer {
   }
 
   #measure(pen, one) {
-    if (one.kind === "ruler") pen.line(one.a, one.b, CONTOUR);
-    else pen.ellipse(one.a, one.b, CONTOUR);
-    for (const end of [one.a, one.b]) pen.ring(end, 3.5, CONTOUR, 1.2);
+    if (one.kind === "ruler") pen.line(one.a, one.b, INSTRUMENT);
+    else pen.ellipse(one.a, one.b, INSTRUMENT);
+    for (const end of [one.a, one.b]) pen.ring(end, 3.5, INSTRUMENT, 1.2);
     const words = this.measureWords(one);
     if (words.length) pen.words({ x: Math.max(one.a.x, one.b.x), y: Math.max(one.a.y, one.b.y) }, words);
   }
@@ -607,13 +617,14 @@ class Viewer {
       const radius = brush / 2, round = [{ x: cursor.x - radius, y: cursor.y - radius }, { x: cursor.x + radius, y: cursor.y + radius }];
       pen.ellipse(...round, tool === "eraser" ? INK : this.data.findings.find(({ id }) => id === this.state.finding)?.color ?? INK, { width: 1.2 });
     }
-    if (!here || this.cursorByKeys) pen.cross(cursor, CURSOR);
+    if (!here || this.cursorByKeys) pen.cross(cursor, INSTRUMENT);
   }
 
   #labels(pane, heat, outlines, covered) {
     const { state, shown, image, data } = this, window = state.windows[image.scale], at = shown ?? state.slice;
     const waiting = shown !== state.slice && !this.loader.get(state.slice);
-    const seen = pane.kind === "ct" ? outlines.filter((one) => one.own) : outlines;
+    // One pane names the outlines: the words would cover the same place of each.
+    const names = NAMING.find((kind) => state.panes.includes(kind)) === pane.kind;
     const failed = this.loader.failed(state.slice) ? `Slice ${state.slice + 1} cannot be shown` : "";
     let message = this.loader.gone ? this.loader.trouble : failed || (waiting ? `Loading slice ${state.slice + 1}` : "");
     if (!message && !covered && state.layers.heat && pane.kind === "map") message = this.#mapMessage(at);
@@ -625,7 +636,7 @@ class Viewer {
       window: `C ${number(window.center)}${percent}  W ${number(window.width)}${percent}${state.inverted ? "  inverted" : ""}`,
       zoom: state.view.zoom,
       legend: covered || shown === null ? null : this.#legend(pane.kind, heat, outlines),
-      notes: seen.map(({ color, text, dashed, label }) => ({ color, dashed, text: label ? `${text}: ${label}` : text })),
+      notes: names ? outlines.map(({ color, text, dashed, label }) => ({ color, dashed, text: label ? `${text}: ${label}` : text })) : [],
       message,
     };
   }

@@ -223,24 +223,24 @@ export class Pen {
     lines.forEach((line, index) => context.fillText(line, x + 5 * ratio, y + 4 * ratio + index * size * 1.3));
   }
 
-  /** The length of a round number of millimeters, at the foot of the pane. */
+  /** The length of a round number of millimeters, above the words in the lower right corner. */
   scale(spacing) {
-    const bar = scaleBar(this.at, spacing, Math.min(140, this.pane.width / 3.5));
-    const { context, ratio } = this, y = this.pane.height - 9, x = this.pane.width / 2 - bar.pixels / 2, path = new Path2D();
+    const bar = scaleBar(this.at, spacing, Math.min(130, this.pane.width / 4));
+    const { context, ratio } = this, y = this.pane.height - 46, x = this.pane.width - 9 - bar.pixels, path = new Path2D();
     path.moveTo(x * ratio, (y - 5) * ratio);
     path.lineTo(x * ratio, y * ratio);
     path.lineTo((x + bar.pixels) * ratio, y * ratio);
     path.lineTo((x + bar.pixels) * ratio, (y - 5) * ratio);
     this.#stroke(path, INK, 1.4, false);
     context.font = `${11.5 * ratio}px system-ui, sans-serif`;
-    context.textAlign = "center";
+    context.textAlign = "right";
     context.textBaseline = "alphabetic";
     context.lineWidth = 3 * ratio;
     context.strokeStyle = "#000";
     const text = `${number(bar.value, bar.value < 1 ? 1 : 0)} ${bar.unit}`;
-    context.strokeText(text, (this.pane.width / 2) * ratio, (y - 8) * ratio);
+    context.strokeText(text, (this.pane.width - 9) * ratio, (y - 8) * ratio);
     context.fillStyle = INK;
-    context.fillText(text, (this.pane.width / 2) * ratio, (y - 8) * ratio);
+    context.fillText(text, (this.pane.width - 9) * ratio, (y - 8) * ratio);
     context.textAlign = "left";
   }
 }

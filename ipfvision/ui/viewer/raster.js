@@ -16,10 +16,10 @@ export function reader(scale) {
 
 const round = Math.fround;
 
-/** Round half to even, as np.rint does. */
+/** Round half to even, as np.rint does; for values from 0 up to 2^31. */
 function rint(value) {
-  const nearest = Math.round(value);
-  return nearest - value === 0.5 && nearest % 2 ? nearest - 1 : nearest;
+  const up = (value + 0.5) | 0;
+  return up - value === 0.5 && up & 1 ? up - 1 : up;
 }
 
 const little = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
@@ -77,44 +77,46 @@ const INFERNO =
 const FIRST = 64;
 const DARKEST = 0.25;
 
-function inferno(entry) {
-  const at = (entry - FIRST) * 6;
-  return [0, 2, 4].map((channel) => parseInt(INFERNO.slice(at + channel, at + channel + 2), 16));
-}
+const COLORS = Uint8Array.from(INFERNO.match(/../g), (pair) => parseInt(pair, 16));
+
+/** Where the color of a share of the full scale in [0, 1] starts in COLORS. */
+const colorAt = (share) => (rint(round(round(DARKEST + round((1 - DARKEST) * share)) * 255)) - FIRST) * 3;
 
 /** RGB of a share of the full scale in [0, 1]. */
-export const heatColor = (share) => inferno(rint(round(round(DARKEST + round((1 - DARKEST) * share)) * 255)));
+export const heatColor = (share) => [...COLORS.subarray(colorAt(share), colorAt(share) + 3)];
 
 /**
  * A coarse map on the slice's pixels, exactly as core.geometry.Crop.paste_cells does: each value at its cell's center, bilinear
- * between centers, constant beyond the outermost, 0 outside the crop.
+ * between centers, constant beyond the outermost, 0 outside the crop. `out` may be the array of another slice of this size.
  */
-export function pasteCells(map, columns, rows) {
+export function pasteCells(map, columns, rows, out = new Float32Array(rows * columns)) {
   const [height, width] = map.shape, [left, top, cropWidth, cropHeight] = map.crop;
-  const out = new Float32Array(rows * columns);
-  const place = (count, start, length, cells) =>
-    Array.from({ length: count }, (_, pixel) => {
-      const share = (pixel + 0.5 - start) / length;
-      if (share < 0 || share >= 1) return null;
-      const at = Math.min(cells - 1, Math.max(0, round(share * cells - 0.5)));
-      const low = Math.min(Math.floor(at), cells - 1);
-      return [low, Math.min(low + 1, cells - 1), at - low];
-    });
-  const across = place(columns, left, cropWidth, width);
-  const first = across.findIndex(Boolean), last = across.findLastIndex(Boolean);
-  if (first < 0) return out;
-  const low = Int32Array.from(across, (at) => at?.[0] ?? 0), high = Int32Array.from(across, (at) => at?.[1] ?? 0);
-  const share = Float64Array.from(across, (at) => at?.[2] ?? 0);
+  out.fill(0);
+  const across = cellsOf(columns, left, cropWidth, width), down = cellsOf(rows, top, cropHeight, height);
   const line = new Float64Array(width);
-  place(rows, top, cropHeight, height).forEach((down, y) => {
-    if (!down) return;
-    for (let x = 0; x < width; x++) {
-      const upper = map.values[down[0] * width + x];
-      line[x] = upper + (map.values[down[1] * width + x] - upper) * down[2];
+  for (let y = down.first; y < down.end; y++) {
+    const upper = down.low[y] * width, lower = down.high[y] * width, weight = down.weight[y];
+    for (let x = 0; x < width; x++) line[x] = map.values[upper + x] + (map.values[lower + x] - map.values[upper + x]) * weight;
+    for (let x = across.first, at = y * columns + x; x < across.end; x++, at++) {
+      const value = line[across.low[x]];
+      out[at] = value + (line[across.high[x]] - value) * across.weight[x];
     }
-    for (let x = first; x <= last; x++) out[y * columns + x] = line[low[x]] + (line[high[x]] - line[low[x]]) * share[x];
-  });
+  }
   return out;
+}
+
+/** For each pixel from `first` to before `end`, those inside the crop: the two cells it lies between and the weight of the second. */
+function cellsOf(count, start, length, cells) {
+  const found = { low: new Int32Array(count), high: new Int32Array(count), weight: new Float64Array(count) };
+  found.first = Math.min(count, Math.max(0, start));
+  found.end = Math.min(count, Math.max(0, start + length));
+  for (let pixel = found.first; pixel < found.end; pixel++) {
+    const at = Math.min(cells - 1, Math.max(0, round(((pixel + 0.5 - start) / length) * cells - 0.5)));
+    found.low[pixel] = Math.floor(at);
+    found.high[pixel] = Math.min(found.low[pixel] + 1, cells - 1);
+    found.weight[pixel] = at - found.low[pixel];
+  }
+  return found;
 }
 
 /** Is the map drawn at this value? The rule of core.overlay.overlay: above zero, and not below the threshold. */
@@ -124,30 +126,32 @@ export function litRule(fullScale, threshold) {
 }
 
 /**
- * Which pixels a heat map colors, how much, and with what: {at, keep, red, green, blue}, so that a pixel becomes
+ * Which pixels a heat map colors, how much, and with what: {count, at, keep, red, green, blue}, so that a pixel becomes
  * keep * grey + color. Where the map is zero or below the threshold there is no entry, and the CT stays as it is.
  */
-export function heatLayer(values, fullScale, opacity, threshold) {
-  const lit = litRule(fullScale, threshold), scale = round(fullScale);
+export function heatLayer(values, fullScale, opacity, threshold, layer = emptyLayer(values.length)) {
+  const lit = litRule(fullScale, threshold), scale = round(fullScale), strength = round(opacity);
+  const { at, keep, red, green, blue } = layer;
   let count = 0;
-  for (let i = 0; i < values.length; i++) if (lit(values[i])) count++;
-  const layer = { at: new Uint32Array(count), keep: new Float32Array(count), red: new Float32Array(count),
-    green: new Float32Array(count), blue: new Float32Array(count) };
-  const colors = Array.from({ length: 256 }, (_, entry) => inferno(Math.max(FIRST, entry)));
-  const strength = round(opacity);
-  for (let i = 0, n = 0; n < count; i++) {
+  for (let i = 0; i < values.length; i++) {
     if (!lit(values[i])) continue;
-    const share = Math.min(1, round(values[i] / scale));
+    const share = Math.min(1, round(values[i] / scale)), color = colorAt(share);
     const alpha = round(strength * round(Math.sqrt(share)));
-    const [r, g, b] = colors[rint(round(round(DARKEST + round((1 - DARKEST) * share)) * 255))];
-    layer.at[n] = i;
-    layer.keep[n] = round(1 - alpha);
-    layer.red[n] = r * alpha;
-    layer.green[n] = g * alpha;
-    layer.blue[n] = b * alpha;
-    n++;
+    at[count] = i;
+    keep[count] = 1 - alpha;
+    red[count] = COLORS[color] * alpha;
+    green[count] = COLORS[color + 1] * alpha;
+    blue[count] = COLORS[color + 2] * alpha;
+    count++;
   }
+  layer.count = count;
   return layer;
+}
+
+/** Room for a layer. Fresh memory costs more than what is written into it, so it is used again for the next slice. */
+export function emptyLayer(size) {
+  const channel = () => new Float32Array(size);
+  return { count: 0, at: new Uint32Array(size), keep: channel(), red: channel(), green: channel(), blue: channel() };
 }
 
 /** Colors of the agreement pane: told apart by color-blind readers, and named in words beside the pane. */
@@ -155,24 +159,27 @@ export const AGREEMENT = { both: [53, 196, 168], map: [255, 159, 69], annotation
 const AGREEMENT_OPACITY = 0.5;
 
 /** Where map and annotation agree and where not: `hot(index)` and `marked(index)` say which pixel is in which. */
-export function agreementLayer(size, hot, marked) {
-  const at = [], kind = [];
+export function agreementLayer(size, hot, marked, layer = emptyLayer(size)) {
+  const parts = [null, AGREEMENT.map, AGREEMENT.annotation, AGREEMENT.both];
+  let count = 0;
   for (let i = 0; i < size; i++) {
-    const h = hot(i), m = marked(i);
-    if (h || m) {
-      at.push(i);
-      kind.push(h && m ? AGREEMENT.both : h ? AGREEMENT.map : AGREEMENT.annotation);
-    }
+    const part = parts[(hot(i) ? 1 : 0) + (marked(i) ? 2 : 0)];
+    if (part === null) continue;
+    layer.at[count] = i;
+    layer.keep[count] = 1 - AGREEMENT_OPACITY;
+    layer.red[count] = part[0] * AGREEMENT_OPACITY;
+    layer.green[count] = part[1] * AGREEMENT_OPACITY;
+    layer.blue[count] = part[2] * AGREEMENT_OPACITY;
+    count++;
   }
-  const channel = (index) => Float32Array.from(kind, (color) => color[index] * AGREEMENT_OPACITY);
-  return { at: Uint32Array.from(at), keep: new Float32Array(at.length).fill(1 - AGREEMENT_OPACITY),
-    red: channel(0), green: channel(1), blue: channel(2) };
+  layer.count = count;
+  return layer;
 }
 
 /** Lay a layer over grey RGBA pixels, in place. */
 export function blend(out, layer) {
-  const { at, keep, red, green, blue } = layer;
-  for (let n = 0; n < at.length; n++) {
+  const { count, at, keep, red, green, blue } = layer;
+  for (let n = 0; n < count; n++) {
     const i = at[n], grey = (out[i] >>> SHIFT[0]) & 255, kept = grey * keep[n];
     out[i] = opaque((kept + red[n] + 0.5) | 0, (kept + green[n] + 0.5) | 0, (kept + blue[n] + 0.5) | 0);
   }
