@@ -1,4 +1,4 @@
-"""Lung mask with a failure verdict: the crop that the model sees, and the gate in front of it."""
+"""Lung mask with a failure verdict: the crop that the model sees, the gate in front of it, and where the pleura is."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision.core.slice import Slice, grey
+from ipfvision.core.slice import PixelSpacing, Slice, grey
 from ipfvision.core.window import LUNG, apply_window
 
 WORKING_SIZE = 512
@@ -29,6 +29,8 @@ LEAST_CONTRAST = 0.2
 """Smallest difference between the medians of soft tissue and lung, as a share of the grey range."""
 CLOSING = 0.035
 """Radius of the closing, as a share of the body's width (about 12 mm): takes dense subpleural rims and walls back in."""
+MIDDLE_REACH = 0.15
+"""How far from the middle, as a share of the lungs' width on either side, the line between the two lungs may run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,3 +182,77 @@ def _closed(piece: npt.NDArray[np.bool_], radius: int, y: int, x: int, body: npt
     inner = closed[radius + 1 : radius + 1 + height, radius + 1 : radius + 1 + width]
     full[y : y + height, x : x + width] = inner
     return full & body
+
+
+def sides(lungs: Lungs) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The lung on the left and the lung on the right of the picture (not of the patient), also where they touch.
+
+    They are parted by the line from the top to the bottom of the picture that crosses least lung, near the body's middle.
+
+    Returns
+    -------
+    Two (H, W) bool masks that do not overlap and together are the whole mask; both all False if the mask is.
+    """
+    mask = lungs.mask
+    if not mask.any():
+        return np.zeros_like(mask), np.zeros_like(mask)
+    left, top, width, height = lungs.bounds()
+    middle = left + width / 2 if lungs.middle is None else lungs.middle
+    reach = max(1, round(MIDDLE_REACH * width))
+    first = max(0, round(middle) - reach)
+    last = min(mask.shape[1], round(middle) + reach + 1)
+    if first >= last:  # a middle outside the picture
+        first, last = (0, 1) if middle < 0 else (mask.shape[1] - 1, mask.shape[1])
+    offset = np.abs(np.arange(first, last) - middle) / reach
+    cost = mask[top : top + height, first:last] + 0.02 * offset
+    way = np.zeros(cost.shape, np.int32)
+    total = cost[0]
+    steps = np.arange(-2, 3)
+    for row in range(1, height):
+        padded = np.pad(total, 2, constant_values=np.inf)
+        near = np.lib.stride_tricks.sliding_window_view(padded, 5) + 0.01 * np.abs(steps)
+        way[row] = near.argmin(axis=1)
+        total = cost[row] + near.min(axis=1)
+    border = np.empty(height, np.int64)
+    border[-1] = int(total.argmin())
+    for row in range(height - 1, 0, -1):
+        border[row - 1] = border[row] + steps[way[row, border[row]]]
+    on_left = np.zeros_like(mask)
+    on_left[top : top + height] = np.arange(mask.shape[1]) < (border + first)[:, None]
+    return mask & on_left, mask & ~on_left
+
+
+def pleural_distance_mm(lungs_mask: npt.NDArray[np.bool_], spacing: PixelSpacing) -> npt.NDArray[np.float32]:
+    """Exact Euclidean distance from each lung pixel to the nearest pixel that is not lung, center to center.
+
+    The boundary is that towards chest wall, diaphragm and mediastinum alike. The picture's border is none: where it cuts
+    the lung, the pleura lies outside, unseen.
+
+    Parameters
+    ----------
+    lungs_mask
+        (H, W) bool.
+
+    Returns
+    -------
+    (H, W) float32 in mm, 0 outside the lungs; infinite if there is nothing but lung.
+    """
+    if lungs_mask.all():
+        return np.full(lungs_mask.shape, np.inf, np.float32)
+    if abs(spacing.row_mm - spacing.column_mm) <= 1e-6 * spacing.row_mm:
+        pixels = cv2.distanceTransform(lungs_mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return np.asarray(pixels * np.float32(spacing.row_mm), np.float32)
+    # OpenCV knows square pixels only. Distance along the column first, then the least over all columns in reach.
+    height, width = lungs_mask.shape
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    above = np.maximum.accumulate(np.where(lungs_mask, -np.inf, rows), axis=0)
+    below = np.minimum.accumulate(np.where(lungs_mask, np.inf, rows)[::-1], axis=0)[::-1]
+    column = (np.minimum(rows - above, below - rows) * spacing.row_mm) ** 2
+    nearest = column.copy()
+    for step in range(1, width):
+        across = (step * spacing.column_mm) ** 2
+        if across >= nearest.max():
+            break
+        np.minimum(nearest[:, step:], column[:, :-step] + across, out=nearest[:, step:])
+        np.minimum(nearest[:, :-step], column[:, step:] + across, out=nearest[:, :-step])
+    return np.asarray(np.sqrt(nearest), np.float32)
