@@ -75,7 +75,7 @@ def read(content: bytes, file: str) -> Slice:
             "smaller one."
         )
     try:
-        pixels, warnings = _decode(content, bit_depth)
+        pixels, colored, warnings = _decode(content, bit_depth)
     except InputRefused:
         raise
     except Exception:  # noqa: BLE001  the one seam around Pillow: OSError, SyntaxError, struct.error and more on damaged files
@@ -86,6 +86,7 @@ def read(content: bytes, file: str) -> Slice:
         source=Source(file=file, format=kind, pixel_sha256=hash_pixels(pixels)),
         padding=np.zeros(pixels.shape, np.bool_),
         warnings=tuple(warnings),
+        colored=colored,
     )
 
 
@@ -142,8 +143,9 @@ def _check_jpeg(content: bytes) -> tuple[int, int, int]:
     _refuse_damaged("JPEG")
 
 
-def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], list[str]]:
+def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, list[str]]:
     warnings: list[str] = []
+    colored = None
     with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as opened:
         if opened.mode == "CMYK":
             raise UnsupportedEncoding(
@@ -156,7 +158,7 @@ def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], li
             image = ImageOps.exif_transpose(opened)
             warnings.append("The picture was turned as its EXIF data ask for: check that the spine is at the bottom.")
         if image.mode.startswith("I"):
-            return _sixteen_bits(np.asarray(image), warnings), warnings
+            return _sixteen_bits(np.asarray(image), warnings), None, warnings
         if image.has_transparency_data:
             image = image.convert("RGBA")
             if int(np.asarray(image)[..., 3].min()) < 255:
@@ -166,12 +168,12 @@ def _decode(content: bytes, bit_depth: int) -> tuple[npt.NDArray[np.float32], li
             image = image.convert("RGB")
             rgb = np.asarray(image)
             if (rgb[..., 0] != rgb[..., 1]).any() or (rgb[..., 1] != rgb[..., 2]).any():
-                _check_color(rgb, warnings)
+                colored = _check_color(rgb, warnings)
         values = np.asarray(image.convert("L")).astype(np.float32)
     values /= np.float32(255)
     if bit_depth == 16:
         warnings.append("The picture has 16 bits per color channel, of which 8 were read.")
-    return values, warnings
+    return values, colored, warnings
 
 
 def _exif_turn(image: Image.Image) -> bool:
@@ -197,18 +199,19 @@ def _sixteen_bits(values: npt.NDArray[Any], warnings: list[str]) -> npt.NDArray[
     return np.clip(grey, 0, 1, out=grey)
 
 
-def _check_color(rgb: npt.NDArray[np.uint8], warnings: list[str]) -> None:
-    colored = (rgb.max(axis=2) - rgb.min(axis=2)) >= COLORED_FROM
+def _check_color(rgb: npt.NDArray[np.uint8], warnings: list[str]) -> npt.NDArray[np.bool_] | None:
+    """Where the picture is in color, if that is enough for a mark; a picture that is mostly in color is refused."""
+    colored = np.asarray(rgb.max(axis=2) - rgb.min(axis=2) >= COLORED_FROM)
     share = float(colored.mean())
     if share > MOST_COLORED:
         raise NotAxialCT(
             f"This picture is in color ({share:.0%} of its pixels), and a CT slice is grey: it is a photograph or has a color "
             "overlay; please give the slice itself."
         )
-    if np.count_nonzero(colored) >= FEWEST_COLORED:
-        warnings.append(
-            f"Colored marks cover {share:.1%} of the picture; the model sees them as grey and may take them for tissue."
-        )
+    if np.count_nonzero(colored) < FEWEST_COLORED:
+        return None
+    warnings.append(f"Colored marks cover {share:.1%} of the picture.")
+    return colored
 
 
 def write_png(image: npt.NDArray[Any]) -> bytes:
