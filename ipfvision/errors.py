@@ -4,6 +4,7 @@
     ├── InputRefused             what was given cannot be read as a CT slice
     │   ├── NotAnImage           neither DICOM, PNG, JPEG nor .zip; empty; truncated; damaged
     │   ├── NotAxialCT           another modality, a localizer, another plane, no rescale; a color photograph
+    │   ├── NotAnAnnotation      no mask, outline, point or box: an image, another format, damaged, without a place
     │   ├── UnsupportedEncoding  a transfer syntax or pixel layout that no decoder here reads
     │   ├── TooLarge             more pixels, bytes or files than the limits allow
     │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
@@ -28,6 +29,10 @@ class NotAnImage(InputRefused):
 
 class NotAxialCT(InputRefused):
     """A DICOM object that is not an axial CT slice with a rescale to Hounsfield units, or a color photograph."""
+
+
+class NotAnAnnotation(InputRefused):
+    """No mask, outline, point or box that could be put on a slice: an image, another format, damaged, or without a place."""
 
 
 class UnsupportedEncoding(InputRefused):

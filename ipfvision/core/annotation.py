@@ -157,6 +157,15 @@ class DrawnOnImage:
 FromFile: TypeAlias = MaskInPatient | ContoursInPatient | DrawnOnImage
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotationFile:
+    """What one file holds."""
+
+    items: tuple[FromFile, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences for the reader on what was left out or decided: a line without an area, an outline that crosses itself."""
+
+
 def matched(annotation: OnSlice, by: str) -> OnSlice:
     """The same annotation, with how it was matched to its slice."""
     return replace(annotation, said=replace(annotation.said, matched_by=by))
