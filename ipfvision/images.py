@@ -417,3 +417,8 @@ def _whole_values(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
             raise NotAnAnnotation("This picture has fractions between its values, as an image has, and so is no mask.")
         return (numbers >= 0.5).astype(np.uint32)
     return numbers.astype(np.uint32)
+
+
+def read_drawn(content: bytes) -> npt.NDArray[np.bool_]:
+    """(h, w) pixels of a PNG or TIFF that are neither black nor transparent; raises like `read_mask`."""
+    return np.asarray(_decode_mask(content)[0] != 0, np.bool_)

@@ -67,6 +67,10 @@ class _Problem(Enum):
         "in another frame of reference than the open scan (Frame of Reference UID (0020,0052)); please open the CT that the "
         "annotation was drawn on."
     )
+    NAMED_IN_OTHER_FRAME = (
+        "that names an open slice (SOP Instance UID (0008,0018)) but not its frame of reference (Frame of Reference UID "
+        "(0020,0052)): the file contradicts itself; please export it again from the program that it was drawn in."
+    )
     NOWHERE = (
         "on no open slice, neither by SOP Instance UID nor by position; please open the whole series that the annotation was "
         "drawn on."
@@ -229,7 +233,7 @@ class _Found:
         for target in dict.fromkeys(targets):
             scan = self._slice(target)
             if not _may_share_frame(item, scan):
-                problem = _Problem.OTHER_FRAME
+                problem = _Problem.NAMED_IN_OTHER_FRAME
             elif scan.plane is None:
                 problem = _Problem.NO_PLACE
             elif (distance := _distance(item, scan.plane)) is None:
@@ -526,14 +530,18 @@ def _way(
 
 
 _ENDINGS = re.compile(r"(\.nii)?\.[a-z0-9]{1,5}$")
-_ADDED = re.compile(r"[ _.-]*(mask|annotations?|labels?)$")
+_KIND = r"masks?|annotations?|labels?|seg(mentation)?|roi"
+_FINDING = r"honeycomb\w*|reticul\w*|ggo|ground[ _-]?glass|(subpleural[ _-])?cysts?|traction([ _-]?bronchi\w*)?"
+_ADDED = re.compile(rf"^({_KIND})[ _.-]+(?=.)|([ _.-]*({_KIND})|[ _.-]+({_FINDING}))+$")
 
 
-def _stem(name: str) -> str:
-    """A file's name without folder, ending, and what is commonly added to an annotation's name."""
-    name = PurePosixPath(name.replace("\\", "/")).name.lower()
-    stem = _ENDINGS.sub("", name)
-    return _ADDED.sub("", stem) or stem
+def stem(name: str) -> str:
+    """A file's name without folder, ending, and what is commonly added to an annotation's name.
+
+    "scan/slice_07.png", "slice_07_mask.png", "mask_slice_07.tif" and "slice_07_honeycombing.png" are one.
+    """
+    bare = _ENDINGS.sub("", PurePosixPath(name.replace("\\", "/")).name.lower())
+    return _ADDED.sub("", bare) or bare
 
 
 def _place_on_images(
@@ -545,15 +553,15 @@ def _place_on_images(
     slices = {(i, j): scan for i, one in enumerate(series) for j, scan in enumerate(one.slices)}
     by_stem: defaultdict[str, list[Target]] = defaultdict(list)
     for target, scan in slices.items():
-        by_stem[_stem(scan.source.file)].append(target)
+        by_stem[stem(scan.source.file)].append(target)
     names: defaultdict[str, set[str]] = defaultdict(set)
     for item in items:
         if item.image_name is not None and item.on.said.origin != "mask":
-            names[item.on.said.origin].add(_stem(item.image_name))
+            names[item.on.said.origin].add(stem(item.image_name))
 
     refused: Counter[str] = Counter()
     for item in items:
-        alike = [] if item.image_name is None else by_stem.get(_stem(item.image_name), [])
+        alike = [] if item.image_name is None else by_stem.get(stem(item.image_name), [])
         fitting = [target for target in alike or slices if slices[target].shape == item.image_shape]
         size = _size(item.image_shape)
         if alike and not fitting:
