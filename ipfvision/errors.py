@@ -4,7 +4,8 @@
     ├── InputRefused             what was given cannot be read as a CT slice
     │   ├── NotAnImage           neither DICOM, PNG, JPEG nor .zip; empty; truncated; damaged
     │   ├── NotAxialCT           another modality, a localizer, another plane, no rescale; a color photograph
-    │   ├── NotAnAnnotation      no mask, outline, point or box: an image, another format, damaged, without a place
+    │   ├── NotAnAnnotation      no annotation at all: an image of a patient, or another format
+    │   ├── AnnotationUnusable   an annotation that is damaged, holds nothing, or does not say where it lies
     │   ├── UnsupportedEncoding  a transfer syntax or pixel layout that no decoder here reads
     │   ├── TooLarge             more pixels, bytes or files than the limits allow
     │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
@@ -32,7 +33,11 @@ class NotAxialCT(InputRefused):
 
 
 class NotAnAnnotation(InputRefused):
-    """No mask, outline, point or box that could be put on a slice: an image, another format, damaged, or without a place."""
+    """No annotation at all: an image of a patient, or another format. Passed over in silence in a folder or .zip."""
+
+
+class AnnotationUnusable(InputRefused):
+    """An annotation that is damaged, holds nothing to show, or does not say where in the patient it lies."""
 
 
 class UnsupportedEncoding(InputRefused):

@@ -14,7 +14,15 @@ from PIL import Image, ImageOps
 from ipfvision.core.annotation import Annotation, AnnotationFile, DrawnOnImage, Finding, FromFile, Said, finding_of
 from ipfvision.core.mask_values import Areas, find_areas
 from ipfvision.core.slice import Scale, Slice, Source, hash_pixels
-from ipfvision.errors import InputRefused, NotAnAnnotation, NotAnImage, NotAxialCT, TooLarge, UnsupportedEncoding
+from ipfvision.errors import (
+    AnnotationUnusable,
+    InputRefused,
+    NotAnAnnotation,
+    NotAnImage,
+    NotAxialCT,
+    TooLarge,
+    UnsupportedEncoding,
+)
 
 MOST_PIXELS = 2**24
 """Width times height: 4096 x 4096."""
@@ -281,7 +289,9 @@ def read_mask(content: bytes, file: str) -> AnnotationFile:
     Raises
     ------
     NotAnAnnotation
-        If it is neither PNG nor TIFF, damaged, an image of a patient, of one value that is not 0, or of several pages.
+        If it is neither PNG nor TIFF, or an image of a patient.
+    AnnotationUnusable
+        If it is damaged, of one value that is not 0, or of several pages.
     TooLarge
         If its header says that it has more than `MOST_PIXELS`; nothing is decoded then.
     """
@@ -296,7 +306,7 @@ def read_mask(content: bytes, file: str) -> AnnotationFile:
     name = PurePosixPath(file.replace("\\", "/")).name
     if not areas.by_value:
         if areas.background != 0:
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 "All pixels of this mask have the same value, which is not 0: it does not say which area is annotated."
             )
         return _one_area(np.zeros(values.shape, np.bool_), finding_of(name), "", name)
@@ -335,7 +345,7 @@ def _decode_mask(content: bytes) -> tuple[npt.NDArray[np.uint32], Literal["value
         try:
             width, height, _ = _check_png(content)
         except NotAnImage as error:
-            raise NotAnAnnotation(str(error)) from None
+            raise AnnotationUnusable(str(error)) from None
     elif content.startswith(_TIFF):
         kind = "TIFF"
         width, height = _check_tiff(content)
@@ -359,7 +369,7 @@ def _decode_mask(content: bytes) -> tuple[npt.NDArray[np.uint32], Literal["value
 
 
 def _refuse_damaged_mask(kind: str) -> NoReturn:
-    raise NotAnAnnotation(f"This {kind} is damaged or incomplete; please export it again.") from None
+    raise AnnotationUnusable(f"This {kind} is damaged or incomplete; please export it again.") from None
 
 
 def _check_tiff(content: bytes) -> tuple[int, int]:
@@ -382,7 +392,7 @@ def _check_tiff(content: bytes) -> tuple[int, int]:
     except struct.error:
         _refuse_damaged_mask("TIFF")
     if following:
-        raise NotAnAnnotation("This TIFF holds several pages; please give one mask for each slice, named like its slice.")
+        raise AnnotationUnusable("This TIFF holds several pages; please give one mask for each slice, named like its slice.")
     return sizes.get(256, 0), sizes.get(257, 0)
 
 

@@ -29,7 +29,7 @@ from ipfvision.core.annotation import (
 )
 from ipfvision.core.placement import trace
 from ipfvision.core.rasterize import FARTHEST, crosses_itself
-from ipfvision.errors import InputRefused, NotAnAnnotation, TooLarge
+from ipfvision.errors import AnnotationUnusable, InputRefused, NotAnAnnotation, TooLarge
 
 LARGEST_FILE = 2**26
 """Bytes; parsed it takes up to twenty times as much. The picture that LabelMe puts into its file takes most of it."""
@@ -73,7 +73,9 @@ def read(
     Raises
     ------
     NotAnAnnotation
-        If it is damaged, neither LabelMe nor COCO, holds nothing to show, or is about several images of which none is open.
+        If it is neither LabelMe nor COCO.
+    AnnotationUnusable
+        If it is damaged, holds nothing to show, or is about several images of which none is open.
     TooLarge
         If the file, an image or the masks of the file exceed the limits.
     """
@@ -84,7 +86,7 @@ def read(
     try:
         found = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise NotAnAnnotation("This JSON file is damaged or incomplete; please export it again.") from None
+        raise AnnotationUnusable("This JSON file is damaged or incomplete; please export it again.") from None
     if isinstance(found, dict) and isinstance(found.get("shapes"), list):
         return _labelme(found, read_drawn)
     if isinstance(found, dict) and isinstance(found.get("annotations"), list) and isinstance(found.get("images"), list):
@@ -158,7 +160,7 @@ class _Sheet:
             if many
         ]
         if not self.items:
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 " ".join(notes) or f"This {self.format} file holds no annotation; please check that it was saved."
             )
         return AnnotationFile(tuple(self.items), tuple(notes))
@@ -172,7 +174,7 @@ def _labelme(found: dict[str, Any], read_drawn: Callable[[bytes], npt.NDArray[np
     sheet = _Sheet("LabelMe")
     shape = _shape(found.get("imageHeight"), found.get("imageWidth"))
     if shape is None:
-        raise NotAnAnnotation(
+        raise AnnotationUnusable(
             "This LabelMe file does not say how large its image is (imageHeight, imageWidth), so it cannot be put on a slice; "
             "please save it again."
         )
@@ -215,7 +217,7 @@ def _coco(found: dict[str, Any], is_open: Callable[[str], bool]) -> AnnotationFi
     chosen = {key for key in annotated if is_open(_file_name(images[key].get("file_name")) or "")}
     if not chosen:
         if len(images) > 1:
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 f"This COCO file is about {len(images):,} images, and none that it annotates is open; please open the images "
                 "by the file names that it gives."
             )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ipfvision.core.annotation import AnnotationFile, Finding, FromFile, MaskInPatient, Said, finding_of
 from ipfvision.core.slice import PixelSpacing, Plane
-from ipfvision.errors import NotAnAnnotation, TooLarge
+from ipfvision.errors import AnnotationUnusable, NotAnAnnotation, TooLarge
 
 MOST_BYTES = 2**30
 """Of an unpacked volume, counted from its header before anything is unpacked: 1,000 planes of 512 x 512 in 16 bits are half."""
@@ -60,7 +60,9 @@ def read(content: bytes, file: str, normal: npt.NDArray[np.float64]) -> Annotati
     Raises
     ------
     NotAnAnnotation
-        If it is damaged, no volume of labels, empty, or does not say where in the patient it lies.
+        If it is no NIfTI, or a volume of an image.
+    AnnotationUnusable
+        If it is damaged, empty, not one volume, or does not say where in the patient it lies.
     TooLarge
         If its header asks for more than `MOST_BYTES`; nothing more is unpacked then.
     """
@@ -84,12 +86,12 @@ class _Header:
 
     Raises
     ------
-    NotAnAnnotation, TooLarge
+    AnnotationUnusable, TooLarge
     """
 
     def __init__(self, content: bytes, version: int) -> None:
         if version < 0:
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 "This is an Analyze file or the header of a NIfTI in two files (.hdr and .img); please save the mask as one "
                 ".nii or .nii.gz file."
             )
@@ -123,7 +125,7 @@ class _Header:
             )
         affine = sform if sform_code > 0 else qform if qform_code > 0 else None
         if affine is None:
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 "This NIfTI does not say where in the patient it lies (its sform and qform codes are 0), so it cannot be put "
                 "on the CT; please export it again with its position."
             )
@@ -135,7 +137,7 @@ class _Header:
             _refuse_damaged()
         axes = to_lps[:, :3] / sizes
         if not np.allclose(axes.T @ axes, np.eye(3), atol=0.01):
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 "The axes of this NIfTI are not at right angles to each other, so its planes are no CT slices; please resample "
                 "the mask to the CT."
             )
@@ -145,7 +147,7 @@ class _Header:
         while len(shape) > 3 and shape[-1] == 1:
             shape.pop()
         if len(shape) > 3:
-            raise NotAnAnnotation(
+            raise AnnotationUnusable(
                 f"This NIfTI has {len(shape)} dimensions ({' x '.join(map(str, shape))}), and a mask has 3; please give one "
                 "volume with one number for each voxel."
             )
@@ -156,7 +158,7 @@ class _Header:
 
 
 def _refuse_damaged() -> NoReturn:
-    raise NotAnAnnotation("This NIfTI is damaged, incomplete or no mask; please export it again.") from None
+    raise AnnotationUnusable("This NIfTI is damaged, incomplete or no mask; please export it again.") from None
 
 
 def _open(content: bytes) -> _Stream:
@@ -222,7 +224,7 @@ def _labels(stream: _Stream, header: _Header) -> tuple[npt.NDArray[np.uint8], li
     if has_shares and set(code_of) - {1}:
         _refuse_image()
     if not code_of:
-        raise NotAnAnnotation("This NIfTI is empty: no voxel of it is annotated.")
+        raise AnnotationUnusable("This NIfTI is empty: no voxel of it is annotated.")
     ordered = sorted(code_of)
     renumbered = np.zeros(MOST_LABELS + 1, np.uint8)
     for new, label in enumerate(ordered, start=1):
