@@ -68,7 +68,7 @@ class _Problem(Enum):
         "annotation was drawn on."
     )
     NAMED_IN_OTHER_FRAME = (
-        "that names an open slice (SOP Instance UID (0008,0018)) but not its frame of reference (Frame of Reference UID "
+        "that name an open slice (SOP Instance UID (0008,0018)) but not its frame of reference (Frame of Reference UID "
         "(0020,0052)): the file contradicts itself; please export it again from the program that it was drawn in."
     )
     NOWHERE = (
