@@ -6,7 +6,7 @@ from dataclasses import fields
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -31,6 +31,7 @@ EIGHT = np.ones((3, 3))
 EACH_MM = PixelSpacing(1.0, 1.0)
 WIDE = PixelSpacing(0.75, 1.25)
 
+unhurried = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -75,6 +76,7 @@ def _scaled(explanation: Explanation) -> npt.NDArray[np.float32]:
 # --- each formula against another way to it
 
 
+@unhurried
 @given(seeds)
 def test_mass_and_enrichment_are_the_ratios_of_their_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -86,6 +88,7 @@ def test_mass_and_enrichment_are_the_ratios_of_their_definition(seed: int) -> No
     assert found.pointing_chance == found.rank_chance == mask.sum() / LUNGS.mask.sum()
 
 
+@unhurried
 @given(seeds)
 def test_the_peak_hits_where_the_first_maximum_lies(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -106,6 +109,7 @@ def test_one_of_several_equal_maxima_may_hit_where_the_first_misses() -> None:
     assert found.pointing_hit_any_tie is True
 
 
+@unhurried
 @given(seeds, st.booleans())
 def test_rank_accuracy_is_what_a_stable_sort_of_all_pixels_gives(seed: int, coarse: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -119,6 +123,7 @@ def test_rank_accuracy_is_what_a_stable_sort_of_all_pixels_gives(seed: int, coar
     assert found.rank_accuracy == pytest.approx(mask.ravel()[top].mean())
 
 
+@unhurried
 @given(seeds)
 def test_the_curve_is_what_counting_pixels_at_every_threshold_gives(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -134,6 +139,7 @@ def test_the_curve_is_what_counting_pixels_at_every_threshold_gives(seed: int) -
     assert found.curve.thresholds[49] == 0.5
 
 
+@unhurried
 @given(seeds)
 def test_iou_is_dice_over_two_minus_dice(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -142,6 +148,7 @@ def test_iou_is_dice_over_two_minus_dice(seed: int) -> None:
     np.testing.assert_allclose(found.curve.iou, found.curve.dice / (2 - found.curve.dice), atol=1e-12)
 
 
+@unhurried
 @given(seeds)
 def test_overlap_and_hausdorff_distance_do_not_tell_the_map_from_the_annotation(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -167,6 +174,7 @@ def _between_class_variance(values: npt.NDArray[np.floating], threshold: float) 
     return float(len(low)) * len(high) * (middles[0] - middles[1]) ** 2
 
 
+@unhurried
 @given(seeds)
 def test_no_threshold_separates_better_than_otsus(seed: int) -> None:
     values = np.random.default_rng(seed).beta(0.4, 0.9, 300).astype(np.float32)
@@ -184,6 +192,7 @@ def test_values_of_one_bin_have_no_otsu_threshold() -> None:
     assert uniform.iou_at_half is not None
 
 
+@unhurried
 @given(seeds)
 def test_overlap_at_otsus_threshold_is_that_of_the_pixels_above_it(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -196,6 +205,7 @@ def test_overlap_at_otsus_threshold_is_that_of_the_pixels_above_it(seed: int) ->
     assert found.dice_at_otsu == 2 * (region & mask).sum() / (region.sum() + mask.sum())
 
 
+@unhurried
 @given(seeds, st.booleans())
 def test_auroc_and_average_precision_are_scikit_learns_inside_the_lungs(seed: int, coarse: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -217,6 +227,7 @@ def test_an_annotation_of_the_whole_lung_has_no_ranking_inside_it() -> None:
     assert found.mass is not None
 
 
+@unhurried
 @given(seeds)
 def test_the_overlap_of_cells_is_that_of_an_annotation_drawn_in_whole_cells(seed: int) -> None:
     """Where M is a union of cells, pooling loses nothing: the cells' overlap counts cells."""
@@ -250,6 +261,7 @@ def test_cells_beyond_the_slice_neither_count_nor_set_the_scale() -> None:
 # --- lesions
 
 
+@unhurried
 @given(seeds, st.sampled_from([0.2, 0.5, 0.8]))
 def test_lesions_and_false_regions_are_what_labelling_by_scipy_gives(seed: int, t: float) -> None:
     rng = np.random.default_rng(seed)
@@ -308,6 +320,7 @@ def test_a_region_on_a_speck_is_neither_found_nor_false() -> None:
 # --- millimeters
 
 
+@unhurried
 @given(seeds, st.sampled_from([EACH_MM, WIDE, PixelSpacing(0.5, 0.75), PixelSpacing(2.5, 0.25)]))
 def test_distances_are_scipys_for_pixels_that_are_not_square(seed: int, spacing: PixelSpacing) -> None:
     rng = np.random.default_rng(seed)
@@ -334,12 +347,14 @@ def test_from_an_empty_mask_everything_is_infinitely_far() -> None:
     assert not within_mm(nothing, 100.0, EACH_MM).any()
 
 
+@unhurried
 @given(seeds)
 def test_the_boundary_is_the_mask_less_its_erosion(seed: int) -> None:
     mask = _blobs(np.random.default_rng(seed), 0.4)
     np.testing.assert_array_equal(boundary(mask), mask & ~ndimage.binary_erosion(mask))
 
 
+@unhurried
 @given(seeds, st.sampled_from([95.0, 100.0]))
 def test_the_hausdorff_distance_is_that_of_nearest_neighbors_in_a_tree(seed: int, percentile: float) -> None:
     rng = np.random.default_rng(seed)
@@ -358,6 +373,7 @@ def test_hd95_is_that_of_the_map_above_t() -> None:
         assert agree(explanation, LUNGS, _area(mask), WIDE, t).hd95_mm == expected
 
 
+@unhurried
 @given(seeds)
 def test_the_distance_is_from_the_peak_to_the_nearest_annotated_pixel(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -397,6 +413,7 @@ def _assert_same(first: Agreement, second: Agreement) -> None:
         assert value == (pytest.approx(other[name]) if isinstance(value, float | list) else other[name]), name
 
 
+@unhurried
 @given(seeds, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
 def test_an_empty_border_changes_nothing(seed: int, above: int, below: int, left: int, right: int) -> None:
     rng = np.random.default_rng(seed)
@@ -412,6 +429,7 @@ def test_an_empty_border_changes_nothing(seed: int, above: int, below: int, left
     _assert_same(before, after)
 
 
+@unhurried
 @given(seeds, st.sampled_from([(1, -1), (-1, 1), (-1, -1)]))
 def test_flipping_the_slice_changes_no_number(seed: int, flip: tuple[int, int]) -> None:
     """With a cell for every pixel, so that the map itself flips to the last bit and has no ties."""
@@ -425,6 +443,7 @@ def test_flipping_the_slice_changes_no_number(seed: int, flip: tuple[int, int]) 
     _assert_same(before, after)
 
 
+@unhurried
 @given(seeds)
 def test_a_map_that_is_uniform_over_the_lungs_and_nothing_else_has_an_enrichment_of_one(seed: int) -> None:
     lungs = Lungs(CROP_MASK)  # the model saw the lungs, and only them
@@ -435,6 +454,7 @@ def test_a_map_that_is_uniform_over_the_lungs_and_nothing_else_has_an_enrichment
     assert found.average_precision == pytest.approx(found.average_precision_chance)
 
 
+@unhurried
 @given(seeds)
 def test_a_map_that_is_uniform_over_the_slice_enriches_by_the_lungs_share_of_it(seed: int) -> None:
     whole = Crop(0, 0, 80, 60, INPUT, SHAPE)
@@ -443,6 +463,7 @@ def test_a_map_that_is_uniform_over_the_slice_enriches_by_the_lungs_share_of_it(
     assert found.enrichment == pytest.approx(LUNGS.mask.mean())
 
 
+@unhurried
 @given(seeds, st.floats(0.01, 1000))
 def test_the_scale_of_the_map_does_not_matter(seed: int, factor: float) -> None:
     rng = np.random.default_rng(seed)
@@ -482,6 +503,7 @@ def test_a_point_is_hit_within_half_the_diagonal_of_a_cell() -> None:
     assert agree(explanation, LUNGS, [_point(x + half_diagonal + 0.01, y)], EACH_MM).pointing_hit is False
 
 
+@unhurried
 @given(st.integers(0, 5), st.integers(0, 7), st.floats(0.01, 7.99), st.floats(0.01, 7.99), st.sampled_from([None, WIDE]))
 def test_a_map_whose_best_cell_holds_the_point_hits_it(
     row: int, column: int, x: float, y: float, spacing: PixelSpacing | None
@@ -556,6 +578,17 @@ def test_a_mixture_is_hit_if_any_of_it_is_and_overlaps_are_of_the_areas_alone() 
     assert mixed.distance_mm < 1 < alone.distance_mm
     for name in ("mass", "enrichment", "rank_accuracy", "iou_at_half", "auroc", "iou_cells", "hd95_mm"):
         assert getattr(mixed, name) == getattr(alone, name), name
+
+
+def test_a_mark_beyond_the_slice_is_a_miss_and_no_lesion() -> None:
+    for mark in (_point(-500, 20), _box(200, 10, 220, 30)):
+        found = agree(_one_hot(2, 3), LUNGS, [mark], EACH_MM)
+        assert found.annotated is True
+        assert found.pointing_hit is False
+        assert found.pointing_chance == 0.0
+        assert found.lesions == 0
+        assert found.lesion_recall is None
+    assert agree(_one_hot(2, 3), LUNGS, [_box(200, 10, 220, 30)], EACH_MM).distance_mm is None
 
 
 def test_the_distance_to_a_point_is_to_the_point_itself() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -39,6 +39,7 @@ AXIAL = Plane((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 PRONE = Plane((0.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
 SAGITTAL = Plane((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 
+unhurried = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 crops = st.builds(
     Crop,
@@ -73,6 +74,7 @@ def _total(budget: EvidenceBudget) -> float:
 # --- the evidence budget
 
 
+@unhurried
 @given(crops, seeds, st.booleans())
 def test_the_budget_adds_up_to_the_margin_wherever_the_crop_lies(crop: Crop, seed: int, annotated: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -191,6 +193,7 @@ def test_the_shipped_models_margin_on_real_slices_is_the_sum_of_its_parts(shared
 # --- the anatomy of a map
 
 
+@unhurried
 @given(seeds, st.sampled_from([EACH_MM, PixelSpacing(0.75, 1.25), PixelSpacing(2.0, 0.5)]))
 def test_shares_are_the_ratios_of_their_definition(seed: int, spacing: PixelSpacing) -> None:
     rng = np.random.default_rng(seed)
@@ -207,6 +210,7 @@ def test_shares_are_the_ratios_of_their_definition(seed: int, spacing: PixelSpac
     assert found.left_share == pytest.approx(heatmap[:, 40:][TWO[:, 40:]].sum() / heatmap[TWO].sum())
 
 
+@unhurried
 @given(seeds)
 def test_the_pleural_rim_is_the_distance_transforms_also_for_lungs_at_the_slices_edge(seed: int) -> None:
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=SHAPE), 5)
@@ -311,6 +315,7 @@ def test_slices_evenly_spaced_count_alike() -> None:
     assert (found.lower, found.middle, found.upper) == pytest.approx((3 / 21, 7 / 21, 11 / 21))
 
 
+@unhurried
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.floats(0, 100)), min_size=3, max_size=30, unique_by=lambda pair: pair[0]), seeds
 )
@@ -326,6 +331,7 @@ def test_thirds_do_not_depend_on_the_order_and_add_up(pairs: list[tuple[int, flo
         assert found.upper + found.middle + found.lower == pytest.approx(1)
 
 
+@unhurried
 @given(st.lists(st.integers(0, 300), min_size=3, max_size=30, unique=True))
 def test_a_uniform_map_has_a_third_in_each_third_however_the_slices_are_spaced(positions: list[int]) -> None:
     found = thirds([2.5] * len(positions), [float(position) for position in positions])

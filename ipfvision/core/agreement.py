@@ -199,7 +199,7 @@ def agree(
     marked = np.logical_or.reduce([area, *boxes, *near_points])
 
     found = Agreement(
-        annotated=bool(marked.any()) if annotations else None,
+        annotated=bool(area.any() or boxes or points) if annotations else None,
         no_evidence=peak <= 0,
         lung_reason=lung_reason(lungs, annotations),
         cell_mm=explanation.cell_mm(spacing),
@@ -208,7 +208,7 @@ def agree(
         return found
     scaled = heatmap if found.no_evidence else heatmap / np.float32(peak)
     found = _with_lesions(found, scaled, area, [*boxes, *near_points], spacing, t)
-    if not marked.any():
+    if not found.annotated:
         return found
     in_lung = None if found.lung_reason is not None else lungs.mask
     if in_lung is not None:
@@ -256,11 +256,12 @@ def _near_point(point: PointAnnotation, explanation: Explanation, spacing: Pixel
     return around_point(point, math.hypot(*cell) / 2, crop.slice_shape, pixel)
 
 
-def _nearest_mm(row: int, column: int, regions: Mask, points: Sequence[PointAnnotation], spacing: PixelSpacing) -> float:
+def _nearest_mm(row: int, column: int, regions: Mask, points: Sequence[PointAnnotation], spacing: PixelSpacing) -> float | None:
     to_points = (
         math.hypot((column + 0.5 - point.x) * spacing.column_mm, (row + 0.5 - point.y) * spacing.row_mm) for point in points
     )
-    return min(float(distances_mm(np.array([[row, column]]), regions, spacing)[0]), *to_points, math.inf)
+    nearest = min(float(distances_mm(np.array([[row, column]]), regions, spacing)[0]), *to_points, math.inf)
+    return nearest if math.isfinite(nearest) else None
 
 
 def _rank_accuracy(heatmap: npt.NDArray[np.float32], area: Mask) -> float:
