@@ -11,7 +11,7 @@ MOST_VALUES = 64
 """Values of one picture that may each stand for an area; labels of a whole body have about 100 over all its slices."""
 FEW_VALUES = 4
 """Up to so many values every one is meant, even where it covers single pixels or lines. No CT slice has so few."""
-MOST_BLURRED = 0.05
+MOST_BLURRED = 0.1
 """Share of the pixels up to which values that nowhere cover a block of 2 x 2 pixels are the softened edges of a drawing. Of a
 CT slice in a lung window it is 30 % or more: noise leaves few neighbors alike."""
 
