@@ -78,6 +78,11 @@ class Reader:
     def card(self) -> ModelCard:
         return self._model.card
 
+    @property
+    def model(self) -> "Model":
+        """The model itself, for the other use cases of this layer. It is shared: nobody changes it or hooks it."""
+        return self._model
+
     @classmethod
     def open(cls, weights: Path = DEFAULT_MODEL) -> "Reader":
         """Load a checkpoint and its card; raises ModelUnusable with a sentence.
@@ -187,10 +192,24 @@ def picture_png(card: ModelCard, reading: Reading, target: str = "ipf") -> bytes
     return write_png(picture(card, reading, target))
 
 
+def _file_stem(number: int, reading: Reading, target: str) -> str:
+    method = reading.explanations[target].method if target in reading.explanations else "refused"
+    return f"{number:04d}_{reading.scan.source.pixel_sha256[:12]}_{target}_{method}"
+
+
 def overlay_name(number: int, reading: Reading, target: str) -> str:
     """File name for an overlay: a number and the pixels' hash; never the input's own name, which may name a patient."""
-    method = reading.explanations[target].method if target in reading.explanations else "refused"
-    return f"{number:04d}_{reading.scan.source.pixel_sha256[:12]}_{target}_{method}.png"
+    return _file_stem(number, reading, target) + ".png"
+
+
+def map_name(number: int, reading: Reading, target: str) -> str:
+    """File name for a heat map, like `overlay_name`."""
+    return _file_stem(number, reading, target) + ".npy"
+
+
+def write_map(path: Path, explanation: Explanation) -> None:
+    """Write a heat map on the slice's own pixels, (H, W) float32 in the map's unit, as .npy."""
+    np.save(path, explanation.heatmap(), allow_pickle=False)
 
 
 def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
