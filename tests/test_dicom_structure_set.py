@@ -210,14 +210,17 @@ def _set_lengths(made: Dataset, *, has_lengths: bool) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_damaged_bytes_are_read_or_refused(data: st.DataObject) -> None:
+def test_damaged_bytes_are_placed_or_refused(data: st.DataObject) -> None:
     damaged = bytearray(_SMALL)
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with suppress(InputRefused):
-        assert dicom.read_annotations(bytes(damaged))
+        items = dicom.read_annotations(bytes(damaged))
+        assert items
+        place(items, [_OPEN])
 
 
+_OPEN = open_series(0)
 _SMALL = content(rtstruct([("region", [contour(SQUARE, uid="1.2.3"), contour(HOLE, uid="1.2.3")])], frame="1.2"))
 
 

@@ -184,8 +184,9 @@ def test_half_covered_pixels_belong_to_a_finer_mask_and_the_smallest_one_is_not_
     assert np.argwhere(one.mask).tolist() == [[2, 2]]
 
 
-def test_a_mask_between_all_samples_is_the_pixel_that_it_lies_in() -> None:
-    tiny = MaskInPatient(np.ones((1, 1), np.bool_), Plane((3.13, 2.07, 0.0), *AXIAL), PixelSpacing(0.001, 0.001), SAID)
+@pytest.mark.parametrize("mm", [0.001, 1e-300])
+def test_a_mask_between_all_samples_is_the_pixel_that_it_lies_in(mm: float) -> None:
+    tiny = MaskInPatient(np.ones((1, 1), np.bool_), Plane((3.13, 2.07, 0.0), *AXIAL), PixelSpacing(mm, mm), SAID)
     (one,) = place([tiny], [stack(0, 2)]).by_slice[0, 0]
     assert isinstance(one, Annotation)
     assert np.argwhere(one.mask).tolist() == [[3, 4]]

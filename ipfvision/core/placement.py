@@ -416,8 +416,8 @@ def _resampled(
     )
     to_right, down = right_by_one - origin, down_by_one - origin
     # Mask pixels along each side of a slice's pixel: more than one means that the mask is finer.
-    ratio = max(float(np.linalg.norm(to_right)), float(np.linalg.norm(down)))
-    samples = 1 if ratio <= 1.01 else min(MOST_SAMPLES, 2 * int(np.ceil(ratio)))
+    ratio = float(np.abs([to_right, down]).max())
+    samples = 1 if ratio <= 1.01 else 2 * int(np.ceil(min(ratio, MOST_SAMPLES / 2)))
     covered = np.zeros((last[1] - first[1], last[0] - first[0]))
     for share_y in (np.arange(samples) + 0.5) / samples:
         for share_x in (np.arange(samples) + 0.5) / samples:
