@@ -7,6 +7,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 APP := .venv/.app-installed
 DEV := .venv/.dev-installed
+PEERS := .venv/.peers-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # Processes of the suite. Each gets one thread, or torch would start one per core in each of them.
@@ -31,7 +32,7 @@ app: $(APP)
 	@echo "Starting ipfvision; its address follows. Ctrl+C stops it."
 	$(BIN)/python -m streamlit run streamlit_app.py $(if $(PORT),--server.port=$(PORT))
 
-test: $(DEV) browser node lint
+test: $(PEERS) browser node lint
 	@if command -v node >/dev/null; then node --test $(SCRIPT_TESTS); fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
@@ -73,6 +74,12 @@ $(APP): requirements.txt | $(BIN)/pip
 $(DEV): requirements-dev.txt $(APP)
 	$(PIP) install -r requirements-dev.txt
 	@touch $@
+
+# With CI=true missing peers are a failure; elsewhere the tests that compare with them are then skipped.
+$(PEERS): requirements-peers.txt $(DEV)
+	@if $(PIP) install -r requirements-peers.txt; then touch $@; \
+	elif [ "$$CI" = true ]; then echo "The peers of requirements-peers.txt could not be installed." >&2; exit 1; \
+	else echo "The peers of requirements-peers.txt could not be installed: the tests that need them will be skipped."; fi
 
 # With CI=true a missing browser is a failure; elsewhere the browser tests are then skipped.
 browser: $(DEV)

@@ -1,4 +1,4 @@
-"""The command line: read scans, make the sample scans, train, evaluate, start the page.
+"""The command line: read scans, score a collection, make the sample scans, train, evaluate, start the page.
 
 Exit codes of `read`: 0 if at least one slice was read, 2 if none was, with the reasons on standard error.
 """
@@ -9,9 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ipfvision import __version__
 from ipfvision.errors import IpfVisionError
+
+if TYPE_CHECKING:
+    from ipfvision.core.slice import Series
+    from ipfvision.workflow.annotations import Annotated
 
 MANY = 5
 """From this many slices on a progress bar is shown."""
@@ -65,7 +70,25 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--overlay", type=Path, metavar="FOLDER", help="write each slice with its heat map as PNG")
     read.add_argument("--method", choices=list(METHODS), default="gradcam")
     read.add_argument("--target", choices=["ipf", "normal"], default="ipf", help="the class whose evidence is shown")
+    read.add_argument(
+        "--annotation",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="compare the maps with these: DICOM SEG or RTSTRUCT, NIfTI, a mask as PNG or TIFF, LabelMe, COCO",
+    )
+    read.add_argument("--label", nargs="+", metavar="WORD", help="only annotations whose label contains one of these words")
+    read.add_argument("--maps", type=Path, metavar="FOLDER", help="write each heat map at slice size as float32 .npy")
+    read.add_argument("--trust", action="store_true", help="check whether each map is to be trusted; takes a while")
     read.add_argument("--model", type=Path, default=DEFAULT_MODEL, metavar="FILE", help="a .safetensors checkpoint")
+
+    agree = commands.add_parser("agree", help="score the maps of a whole collection against its annotations")
+    agree.add_argument("source", type=Path, metavar="FOLDER|MANIFEST", help="scans with annotations, or a .csv that names them")
+    agree.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the table, the summary and the report")
+    agree.add_argument("--label", nargs="+", metavar="WORD", help="only annotations whose label contains one of these words")
+    agree.add_argument("--method", choices=list(METHODS), default="gradcam")
+    agree.add_argument("--target", choices=["ipf", "normal"], default="ipf")
+    agree.add_argument("--model", type=Path, default=DEFAULT_MODEL, metavar="FILE", help="a .safetensors checkpoint")
 
     samples = commands.add_parser("samples", help="make the synthetic sample scans again")
     samples.add_argument("--out", type=Path, default=None, metavar="FOLDER")
@@ -93,25 +116,41 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read(arguments: argparse.Namespace) -> int:
     from ipfvision.workflow.intake import take_in_paths
-    from ipfvision.workflow.reading import Reader, overlay_name, picture_png, result
+    from ipfvision.workflow.reading import Reader, map_name, overlay_name, picture_png, write_map
+    from ipfvision.workflow.scoring import scored_result
 
     intake = take_in_paths(arguments.scans, progress=_Progress("opening"))
-    slices = [scan for series in intake.series for scan in series.slices]
     for series in intake.series:
         for note in series.notes:
             _say(note)
+    drawn = _annotations(arguments, intake.series)
+    places = [(number, index) for number, series in enumerate(intake.series) for index in range(len(series.slices))]
+    slices = [intake.series[number].slices[index] for number, index in places]
     reader = Reader.open(arguments.model)
     progress = _Progress("reading")
+    for folder in (arguments.overlay, arguments.maps):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     readings = []
-    if arguments.overlay is not None:
-        arguments.overlay.mkdir(parents=True, exist_ok=True)
     for number, reading in enumerate(reader.read_all(slices, arguments.method), start=1):
         if arguments.overlay is not None and reading.explanations:
             path = arguments.overlay / overlay_name(number, reading, arguments.target)
             path.write_bytes(picture_png(reader.card, reading, arguments.target))
+        if arguments.maps is not None and reading.explanations:
+            write_map(arguments.maps / map_name(number, reading, arguments.target), reading.explanations[arguments.target])
         readings.append(reading)
         progress(number, len(slices))
-    content = result(reader.card, readings, arguments.target, intake.refusals)
+    annotations = [None if drawn is None else drawn.by_slice.get(place, ()) for place in places]
+    trust = []
+    if arguments.trust:
+        from ipfvision.workflow.trust import check, trust_result
+
+        progress = _Progress("checking")
+        for number, (reading, given) in enumerate(zip(readings, annotations, strict=True), start=1):
+            found = check(reader, reading, given or (), target=arguments.target) if reading.explanations else None
+            trust.append({"trust": None if found is None else trust_result(found)})
+            progress(number, len(readings))
+    content = scored_result(reader.card, readings, annotations, arguments.target, intake.refusals, trust)
     if arguments.json == "-":
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     elif arguments.json is not None:
@@ -125,6 +164,35 @@ def _read(arguments: argparse.Namespace) -> int:
         return 0
     _say("No slice could be read.")
     return 2
+
+
+def _annotations(arguments: argparse.Namespace, series: "Sequence[Series]") -> "Annotated | None":
+    """What was annotated on these slices; what cannot be used is said, and the scan is read all the same."""
+    if not arguments.annotation:
+        return None
+    from ipfvision.workflow.annotations import take_in_annotation_paths
+
+    found = take_in_annotation_paths(arguments.annotation, series, labels=arguments.label)
+    for note in found.notes:
+        _say(note)
+    for refusal in found.refusals:
+        _say(f"{refusal.file}: {refusal.reason}")
+    return found
+
+
+def _agree(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.collection import agree_collection
+    from ipfvision.workflow.reading import Reader
+
+    def progress(cases: int, slices: int) -> None:
+        _say(f"scored: {cases} {'case' if cases == 1 else 'cases'}, {slices} slices")
+
+    reader = Reader.open(arguments.model)
+    summary = agree_collection(
+        arguments.source, arguments.out, reader, arguments.target, arguments.method, arguments.label, progress
+    )
+    sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+    return 0
 
 
 def _table(slices: list[dict[str, object]]) -> None:
@@ -173,7 +241,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return subprocess.call(command, cwd=app.parent)  # noqa: S603 - our own file, a number
 
 
-COMMANDS = {"read": _read, "samples": _samples, "train": _train, "evaluate": _evaluate, "serve": _serve}
+COMMANDS = {"read": _read, "agree": _agree, "samples": _samples, "train": _train, "evaluate": _evaluate, "serve": _serve}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

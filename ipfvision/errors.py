@@ -4,6 +4,8 @@
     ├── InputRefused             what was given cannot be read as a CT slice
     │   ├── NotAnImage           neither DICOM, PNG, JPEG nor .zip; empty; truncated; damaged
     │   ├── NotAxialCT           another modality, a localizer, another plane, no rescale; a color photograph
+    │   ├── NotAnAnnotation      no annotation at all: an image of a patient, or another format
+    │   ├── AnnotationUnusable   an annotation that is damaged, holds nothing, or does not say where it lies
     │   ├── UnsupportedEncoding  a transfer syntax or pixel layout that no decoder here reads
     │   ├── TooLarge             more pixels, bytes or files than the limits allow
     │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
@@ -28,6 +30,14 @@ class NotAnImage(InputRefused):
 
 class NotAxialCT(InputRefused):
     """A DICOM object that is not an axial CT slice with a rescale to Hounsfield units, or a color photograph."""
+
+
+class NotAnAnnotation(InputRefused):
+    """No annotation at all: an image of a patient, or another format. Passed over in silence in a folder or .zip."""
+
+
+class AnnotationUnusable(InputRefused):
+    """An annotation that is damaged, holds nothing to show, or does not say where in the patient it lies."""
 
 
 class UnsupportedEncoding(InputRefused):

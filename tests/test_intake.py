@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ipfvision import images
-from ipfvision.workflow import intake
+from ipfvision.workflow import intake, uploads
 from ipfvision.workflow.intake import Upload, take_in, take_in_paths
 
 PNG = images.write_png(np.zeros((8, 8), np.uint8))
@@ -309,7 +309,7 @@ def test_an_unusual_packing_method_is_refused():
 
 
 def test_a_zip_bomb_is_stopped_by_what_it_unpacks_to(monkeypatch):
-    monkeypatch.setattr(intake, "RATIO_COUNTS_FROM", 100_000)
+    monkeypatch.setattr(uploads, "RATIO_COUNTS_FROM", 100_000)
     members = {f"{i}.dcm": bytes(2_000_000) for i in range(5)}
     refusal = only_refusal(take_in([Upload("bomb.zip", zipped(members))]))
     assert refusal.file == "bomb.zip/0.dcm"
@@ -317,7 +317,7 @@ def test_a_zip_bomb_is_stopped_by_what_it_unpacks_to(monkeypatch):
 
 
 def test_a_zip_that_lies_about_its_sizes_is_counted_as_it_unpacks(monkeypatch):
-    monkeypatch.setattr(intake, "LARGEST_FILE", 100_000)
+    monkeypatch.setattr(uploads, "LARGEST_FILE", 100_000)
     content = bytearray(zipped({"1.dcm": bytes(5_000_000)}))
     for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         at = content.index(mark) + offset
@@ -326,7 +326,7 @@ def test_a_zip_that_lies_about_its_sizes_is_counted_as_it_unpacks(monkeypatch):
 
 
 def test_more_bytes_than_allowed_in_all_are_refused_once(monkeypatch):
-    monkeypatch.setattr(intake, "MOST_UNPACKED_BYTES", 20_000)
+    monkeypatch.setattr(uploads, "MOST_UNPACKED_BYTES", 20_000)
     members = {upload.name: upload.content for upload in stack(range(10))}
     result = take_in([Upload("scan.zip", zipped(members))])
     assert 1 <= len(result.series[0].slices) < 4
@@ -342,7 +342,7 @@ def test_more_pixels_than_allowed_in_all_are_refused(monkeypatch):
 
 
 def test_more_files_than_allowed_are_refused_once(monkeypatch):
-    monkeypatch.setattr(intake, "MOST_FILES", 3)
+    monkeypatch.setattr(uploads, "MOST_FILES", 3)
     result = take_in(stack(range(10)))
     assert len(result.series[0].slices) == 3
     assert len(result.refusals) == 1
@@ -391,7 +391,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(uploads, "LARGEST_FILE", 1000)
     (tmp_path / "1.dcm").write_bytes(ct_files.ct())
     assert "larger than" in only_refusal(take_in_paths([tmp_path / "1.dcm"])).reason
 

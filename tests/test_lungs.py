@@ -5,9 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
-from ipfvision.core.lungs import find_lungs
-from ipfvision.core.slice import Scale, Slice, Source, grey
+from ipfvision.core.lungs import Lungs, find_lungs, pleural_distance_mm, sides
+from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, grey
 from ipfvision.core.window import LUNG, MEDIASTINUM, apply_window
 from ipfvision.synthetic.case import draw_case
 from ipfvision.synthetic.thorax import draw_thorax
@@ -106,3 +109,59 @@ def test_real_lobes_are_found(shared_data: Path) -> None:
             assert found.problem is None
             assert scan.spacing is not None
             assert 15_000 < found.mask.sum() * scan.spacing.row_mm * scan.spacing.column_mm < 60_000
+
+
+@given(seed=st.integers(0, 10_000), row_mm=st.floats(0.3, 3), column_mm=st.floats(0.3, 3), square=st.booleans())
+def test_pleural_distance_is_scipys_euclidean_distance(seed: int, row_mm: float, column_mm: float, square: bool) -> None:
+    spacing = PixelSpacing(row_mm, row_mm if square else column_mm)
+    rng = np.random.default_rng(seed)
+    mask = cv2.GaussianBlur(rng.standard_normal((60, 47)), (0, 0), rng.uniform(0.5, 6)) > -0.1
+    mask[tuple(rng.integers(0, mask.shape))] = False
+    expected = distance_transform_edt(mask, sampling=(spacing.row_mm, spacing.column_mm))
+    found = pleural_distance_mm(mask, spacing)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_border_of_the_picture_is_no_pleura() -> None:
+    mask = np.ones((20, 30), np.bool_)
+    mask[:, 29] = False
+    assert pleural_distance_mm(mask, PixelSpacing(1, 1))[10, 0] == 29
+    assert np.isinf(pleural_distance_mm(np.ones((4, 5), np.bool_), PixelSpacing(1, 2))).all()
+
+
+def test_no_lungs_have_no_distance_and_no_sides() -> None:
+    nothing = np.zeros((40, 50), np.bool_)
+    for spacing in (PixelSpacing(1, 1), PixelSpacing(1, 2)):
+        assert not pleural_distance_mm(nothing, spacing).any()
+    assert not np.any(sides(Lungs(nothing)))
+
+
+@pytest.mark.parametrize("bridge", [0, 6], ids=["apart", "touching"])
+def test_each_side_is_one_lung_even_where_both_touch(bridge: int) -> None:
+    left, right = np.zeros((100, 160), np.uint8), np.zeros((100, 160), np.uint8)
+    cv2.ellipse(left, (45, 50), (30, 40), 0, 0, 360, 1, -1)
+    cv2.ellipse(right, (118, 50), (33, 40), 0, 0, 360, 1, -1)
+    both = (left | right) > 0
+    both[30 : 30 + bridge, 45:118] = True
+    for middle in (None, 80.0):
+        on_left, on_right = sides(Lungs(both, middle=middle))
+        assert not (on_left & on_right).any()
+        assert np.array_equal(on_left | on_right, both)
+        assert on_left[left > 0].all()
+        assert on_right[right > 0].all()
+
+
+@pytest.mark.parametrize("middle", [None, 10.0, 159.0, -5.0, 400.0])
+def test_the_sides_always_add_up_to_the_lungs(middle: float | None) -> None:
+    mask = cv2.GaussianBlur(np.random.default_rng(1).standard_normal((120, 160)), (0, 0), 9) > 0
+    on_left, on_right = sides(Lungs(mask, middle=middle))
+    assert np.array_equal(on_left ^ on_right, mask)
+
+
+def test_a_lung_that_is_alone_stays_whole_on_its_side() -> None:
+    mask = np.zeros((100, 160), np.uint8)
+    cv2.ellipse(mask, (45, 50), (38, 40), 0, 0, 360, 1, -1)
+    on_left, on_right = sides(Lungs(mask > 0, middle=80.0))
+    assert np.array_equal(on_left, mask > 0)
+    assert not on_right.any()

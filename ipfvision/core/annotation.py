@@ -5,6 +5,8 @@ files they are not: `MaskInPatient` and `ContoursInPatient` lie in the patient's
 the pixels of an image that is known by its name and size. `ipfvision.core.placement` brings the ones to the others.
 """
 
+import re
+import unicodedata
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
@@ -24,6 +26,29 @@ class Finding(Enum):
     RETICULATION = "reticulation"
     GROUND_GLASS = "ground glass"
     OTHER = "other"
+
+
+_WORDS = (
+    (Finding.HONEYCOMBING, r"honey ?comb|waben|rayons? de miel"),
+    (Finding.TRACTION_BRONCHIECTASIS, r"bronchi(ol)?[eo]?e[ck]ta|\btraction"),
+    (Finding.RETICULATION, r"reticula|retikul"),
+    (Finding.GROUND_GLASS, r"ground ?glass|\bggos?\b|milchglas|verre depoli"),
+    (Finding.SUBPLEURAL_CYSTS, r"^(?!.*\b(kidney|renal|liver|hepatic|breast|thyroid|pancrea\w*|ovarian)\b).*(cyst|kyst|zyst)"),
+)
+"""Words of labels, first match first: "honeycomb cysts" are honeycombing. English, then German and French."""
+
+
+def finding_of(label: str) -> Finding:
+    """The finding that a file's own word for a region names; `Finding.OTHER` for any other word, and for none.
+
+    Case, accents, hyphens and underscores do not matter: "Honey-combing_L" is honeycombing. A label that denies a finding
+    ("no honeycombing", "non-cystic") names none.
+    """
+    plain = "".join(character for character in unicodedata.normalize("NFKD", label) if not unicodedata.combining(character))
+    words = " ".join(re.findall(r"[^\W_]+", plain.lower()))
+    if re.search(r"\b(no|non|not|without|kein|keine|ohne|sans)\b", words):
+        return Finding.OTHER
+    return next((finding for finding, pattern in _WORDS if re.search(pattern, words)), Finding.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +155,15 @@ class DrawnOnImage:
 
 
 FromFile: TypeAlias = MaskInPatient | ContoursInPatient | DrawnOnImage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotationFile:
+    """What one file holds."""
+
+    items: tuple[FromFile, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences for the reader on what was left out or decided: a line without an area, an outline that crosses itself."""
 
 
 def matched(annotation: OnSlice, by: str) -> OnSlice:

@@ -113,6 +113,8 @@ class Slice:
     """MONOCHROME1: shown inverted after windowing. Hounsfield units, and what the model sees, are not."""
     warnings: tuple[str, ...] = field(default=())
     """Sentences for the reader: thick slice, lossy compression, ..."""
+    colored: npt.NDArray[np.bool_] | None = None
+    """(H, W), read-only: where the file's pixels were in color, so that something was drawn there; None where nothing was."""
 
     def __post_init__(self) -> None:
         pixels, padding = self.pixels, self.padding
@@ -120,6 +122,8 @@ class Slice:
             raise ValueError(f"a slice is (H, W), not {pixels.shape}")
         if padding.shape != pixels.shape or padding.dtype != np.bool_:
             raise ValueError(f"padding is (H, W) bool like the pixels, not {padding.shape} {padding.dtype}")
+        if self.colored is not None and (self.colored.shape != pixels.shape or self.colored.dtype != np.bool_):
+            raise ValueError(f"colored is (H, W) bool like the pixels, not {self.colored.shape} {self.colored.dtype}")
         if self.scale is Scale.GREY:
             if pixels.dtype != np.float32:
                 raise ValueError(f"grey pixels are float32, not {pixels.dtype}")
@@ -129,10 +133,11 @@ class Slice:
             raise ValueError(f"Hounsfield units are int16 or float32, not {pixels.dtype}")
         if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
             raise ValueError("pixel values must be finite")
-        for name, array in (("pixels", pixels), ("padding", padding)):
-            view = array.view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
+        for name, array in (("pixels", pixels), ("padding", padding), ("colored", self.colored)):
+            if array is not None:
+                view = array.view()
+                view.flags.writeable = False
+                object.__setattr__(self, name, view)
 
     @property
     def shape(self) -> tuple[int, int]:

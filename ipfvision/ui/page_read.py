@@ -9,14 +9,16 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from ipfvision.core.annotation import OnSlice
 from ipfvision.core.findings import ModelCard
 from ipfvision.core.slice import Series, Slice
-from ipfvision.ui import markup, routes, session
+from ipfvision.ui import compare, markup, routes, session
 from ipfvision.ui.session import Opened, Seen, Session
 from ipfvision.ui.slot import Slot
 from ipfvision.ui.viewer import rested_on, viewer, wire
-from ipfvision.workflow.reading import METHODS, Reading, picture_png, result
+from ipfvision.workflow.reading import METHODS, Reading, picture_png
 from ipfvision.workflow.samples import list_samples
+from ipfvision.workflow.scoring import scored_result
 
 SAMPLES_IN_A_ROW = 5
 REDRAW_SECONDS = 1.0
@@ -131,16 +133,20 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
             "Method of the map", list(METHODS), format_func=METHODS.__getitem__, key="method", persist_state="session"
         )
         along = st.container(key="along")
+        compare.ask(desk)
     here = Here(desk, opened, chosen, desk.on_screen(chosen))
     scan = here.scan
     seen, known = desk.seen.get((chosen, here.index, method)), here.any_reading(here.index)
-    answer_place = Slot()
+    answer_place, strip_place = Slot(), Slot()
     if desk.card is not None and known is not None:
         warnings = len(scan.warnings) + len(here.series.notes)
         answer_place.html(markup.answer(desk.card, known.prediction, here.words, warnings))
     else:
         # The scan is on screen before the model has loaded or answered.
         answer_place.html(markup.word_only("Reading", here.words, "The model is looking at this slice."))
+    found = None if seen is None else compare.scored(desk, chosen, here.index, seen.reading)
+    if seen is not None and found is not None:
+        compare.strip(strip_place, found, seen.reading)
     _view(here, seen, method)
     card, unusable = session.card_or_reason()
     banner.html(markup.banner(card))
@@ -155,6 +161,10 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     if explanation is not None:
         peak, cell = markup.peak_words(explanation), markup.cell_words(explanation.cell_mm(scan.spacing))
         st.html(markup.facts({"Peak of the map for IPF": peak, "One cell of the map": cell}))
+    if found is not None:
+        compare.details(desk, card, seen.reading, found, compare.chosen(desk, chosen, here.index))
+        if here.stacked:
+            compare.profile(desk, chosen, here.index)
     _downloads(here, card, seen.reading, method)
     _details(here, card, seen)
     if here.stacked:
@@ -178,8 +188,8 @@ def _view(here: Here, seen: Seen | None, method: str) -> None:
         "panes": ["ct", "map"],
         "presets": wire.PRESETS,
         "map_version": len(desk.seen),
-        "annotated": [bool(here.opened.annotations.get(scan.source.pixel_sha256)) for scan in here.series.slices],
-        "annotation_version": 0,
+        "annotated": [bool(desk.from_files(here.chosen, number)) for number in range(count)],
+        "annotation_version": desk.annotation_version,
         "drawn": [desk.drawing(stack, number).revision > 0 for number in range(count)],
     }
     viewer(key, data, lambda: desk.show(here.chosen, rested_on(key)))
@@ -214,18 +224,23 @@ def _downloads(here: Here, card: ModelCard, reading: Reading, method: str) -> No
 
     if reading.explanations:
         offer("Overlay in the lung window (PNG)", "save-overlay", f"{name}.png", lambda: picture_png(card, reading, TARGET))
-    offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], TARGET))
+    given = compare.chosen(here.desk, here.chosen, here.index)
+    offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], [given], TARGET))
     if here.stacked:
 
         def series_json() -> str:
-            return result_json(card, here.desk.readings(here.chosen, method), TARGET)
+            read = [(number, here.desk.any_reading(here.chosen, number, method)) for number in range(len(here.series.slices))]
+            drawn = [compare.chosen(here.desk, here.chosen, number) for number, one in read if one is not None]
+            return result_json(card, [one for _, one in read if one is not None], drawn, TARGET)
 
         offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)
 
 
-def result_json(card: ModelCard, readings: Sequence[Reading], target: str) -> str:
+def result_json(
+    card: ModelCard, readings: Sequence[Reading], annotations: Sequence[Sequence[OnSlice] | None], target: str
+) -> str:
     """The result as the command line writes it, but without file names: downloads travel, and a name may name a patient."""
-    document = result(card, readings, target)
+    document = scored_result(card, readings, annotations, target)
     for entry in document["slices"]:
         entry["file"] = None
     return json.dumps(document, indent=2, ensure_ascii=False)

@@ -143,7 +143,7 @@ async def _annotations(request: Request) -> Response:
     asked = _find(request)
     if asked is None:
         return _answer(status=404)
-    return _json(wire.annotations(asked.opened.annotations.get(asked.scan.source.pixel_sha256, ())))
+    return _json(wire.annotations(asked.desk.from_files(asked.series, asked.index)))
 
 
 def _drawing_json(drawing: Drawing) -> dict[str, Any]:

@@ -9,7 +9,7 @@ weakly: a token dies with its session, and no later than `server.disconnectedSes
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from weakref import WeakValueDictionary
@@ -22,17 +22,22 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from ipfvision.core.annotation import Annotation, Finding, Said
+from ipfvision.core.annotation import Annotation, Finding, OnSlice, Said
 from ipfvision.core.findings import ModelCard
+from ipfvision.core.marks import as_annotations
 from ipfvision.core.overlay import display_grey
 from ipfvision.core.run_lengths import decode
 from ipfvision.core.slice import Series, Slice
+from ipfvision.core.trust import Trust
 from ipfvision.core.window import LUNG
 from ipfvision.errors import ModelUnusable
 from ipfvision.ui.markup import png
-from ipfvision.workflow.intake import Progress, Refusal, Upload, take_in
+from ipfvision.workflow.annotations import Annotated, split_uploads, take_in_annotations
+from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reading import METHODS, Reader, Reading
 from ipfvision.workflow.samples import SampleScan, sample_annotations
+from ipfvision.workflow.scoring import Scored, score
+from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
 THUMBNAIL_PIXELS = 240
 MOST_RUNS = 16_000_000
@@ -112,9 +117,23 @@ class Session:
     commands: int = 0
     """How often the page, and not the reader, chose the slice on screen."""
 
+    annotated: Annotated | None = None
+    """What annotation files say of what is open."""
+    with_marks: bool = False
+    """Marks that were found on the pictures count as annotations."""
+    annotation_version: int = 0
+    """Grows with every change of `annotated`."""
+    scores: dict[tuple[object, ...], Scored] = field(default_factory=dict)
+    """By series, slice and what was compared."""
+    trust: dict[str, Trust] = field(default_factory=dict)
+    """By `ipfvision.workflow.trust.trust_key`."""
+
     def clear(self) -> None:
-        """Forget everything that is open, everything that was read of it, and what waits in the uploader."""
+        """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
         _let_go(self.upload_key)
+        _let_go(self.annotation_key)
+        self.forget_annotations()
+        self.trust.clear()
         self.opened = None
         self.seen.clear()
         self.drawings.clear()
@@ -127,14 +146,40 @@ class Session:
         """Key of the uploader: a new one each time makes it empty again."""
         return f"upload-{self.count}-{'folder' if self.whole_folder else 'files'}"
 
+    @property
+    def annotation_key(self) -> str:
+        """Key of the uploader for annotations."""
+        return f"annotations-{self.count}-{self.annotation_version}"
+
     def open(self, opened: Opened) -> None:
         self.clear()
         self.opened = opened
 
     def open_uploads(self, files: Sequence[UploadedFile], progress: Progress | None = None, folder: str | None = None) -> None:
-        """Take in what was dropped, or a whole `folder` by that name, then let go of the files' bytes."""
-        intake = take_in((Upload(file.name, file.getvalue(), folder) for file in files), progress)
-        self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, intake.refusals))
+        """Take in what was dropped, or a whole `folder` by that name, then let go of the files' bytes.
+
+        Scans and annotations that were dropped together go their ways.
+        """
+        scans, annotations = split_uploads(Upload(file.name, file.getvalue(), folder) for file in files)
+        intake = take_in(scans, progress)
+        annotated = take_in_annotations(annotations, intake.series) if annotations else None
+        refusals = intake.refusals if annotated is None or intake.series else (*intake.refusals, *annotated.refusals)
+        self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, refusals))
+        self.annotated = annotated
+
+    def add_annotations(self, files: Sequence[UploadedFile], progress: Progress | None = None) -> None:
+        """Take in annotation files for what is open, beside those that are there, then let go of the files' bytes."""
+        series = () if self.opened is None else self.opened.series
+        found = take_in_annotations([Upload(file.name, file.getvalue()) for file in files], series, progress)
+        _let_go(self.annotation_key)
+        self.annotated = found if self.annotated is None else self.annotated.joined(found)
+        self.annotation_version += 1
+
+    def forget_annotations(self) -> None:
+        """Let go of what annotation files said; what was drawn here stays."""
+        self.annotated, self.with_marks = None, False
+        self.scores.clear()
+        self.annotation_version += 1
 
     def open_sample(self, sample: SampleScan) -> None:
         """Open a sample scan, with the annotation that belongs to it."""
@@ -198,6 +243,54 @@ class Session:
             for finding, runs in findings.items()
             if len(runs) > 1
         )
+
+    def from_files(self, series: int, index: int) -> tuple[OnSlice, ...]:
+        """What annotation files, the sample itself, or marks on the picture say of a slice."""
+        opened, annotated = self.opened, self.annotated
+        if opened is None:
+            return ()
+        own = opened.annotations.get(opened.series[series].slices[index].source.pixel_sha256, ())
+        given = () if annotated is None else annotated.by_slice.get((series, index), ())
+        reading = self.any_reading(series, index) if self.with_marks else None
+        return (*own, *given, *(() if reading is None else as_annotations(reading.marks)))
+
+    def annotations(self, series: int, index: int) -> tuple[OnSlice, ...] | None:
+        """Everything that is annotated on a slice; None if nothing is annotated anywhere in what is open."""
+        if self.opened is None or not (self.opened.annotations or self.annotated or self.drawings or self.with_marks):
+            return None
+        return (*self.from_files(series, index), *self.drawn(series, index))
+
+    def compare_with_marks(self, wanted: bool) -> None:
+        """Whether marks that were found on the pictures count as annotations."""
+        self.with_marks = wanted
+        self.annotation_version += 1
+
+    def everything_annotated(self) -> Iterator[OnSlice]:
+        """Annotations of all slices of what is open."""
+        if self.opened is not None:
+            for series in range(len(self.opened.series)):
+                for index in range(self.length(series)):
+                    yield from self.annotations(series, index) or ()
+
+    def score(self, series: int, index: int, reading: Reading, given: Sequence[OnSlice] | None, chosen: object) -> Scored:
+        """Scores of a reading, made once for each choice of what to compare with (`chosen`, hashable)."""
+        revision = 0 if self.opened is None else self.drawing(self.opened.stack(series), index).revision
+        method = reading.explanations["ipf"].method if reading.explanations else ""
+        key = series, index, method, self.annotation_version, revision, chosen
+        if key not in self.scores:
+            self.scores[key] = score(reading, given)
+        return self.scores[key]
+
+    def every_reading(self) -> Iterator[Reading]:
+        """One reading of each slice that was read."""
+        if self.opened is not None:
+            for series in range(len(self.opened.series)):
+                yield from self.readings(series)
+
+    def with_model_input(self, reading: Reading) -> Reading:
+        """The same reading with the image that the model saw, which is not kept: it is read again."""
+        method = next((one.method for one in reading.explanations.values()), "gradcam")
+        return model().read(reading.scan, method)
 
     def readings(self, series: int, method: str = "gradcam") -> list[Reading]:
         """What was read of a series so far, in the order of its slices."""

@@ -3,68 +3,46 @@
 What a file is, is told by its content and never by its name. Nothing is ever written to disk: a .zip is opened in memory.
 """
 
-import os
-import re
-import stat
-import zipfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NoReturn
 
 import numpy as np
 
 from ipfvision import dicom, images
 from ipfvision.core.slice import Plane, Scale, Series, Slice
-from ipfvision.errors import InputRefused, NotAnImage, TooLarge, UnsafeArchive, UnsupportedEncoding
+from ipfvision.errors import NotAnImage
+from ipfvision.workflow.uploads import (
+    Basket,
+    File,
+    Progress,
+    Refusal,
+    Upload,
+    gather,
+    gather_paths,
+    is_junk,
+    is_zip,
+    natural,
+    read_all,
+    refuse_zip_in_zip,
+)
 
-MOST_FILES = 10_000
-"""Files of one intake, those inside a .zip or a folder counted: a thin-slice chest CT has 300 to 1,000."""
-LARGEST_FILE = 2**30
-"""Bytes of one file, packed or not."""
-MOST_UNPACKED_BYTES = 2**32
-"""Bytes that all .zip of one intake may unpack to, counted while they unpack."""
 MOST_RATIO = 100
 """Unpacked over packed size of one .zip. CT slices pack to a half or a third."""
-RATIO_COUNTS_FROM = 2**26
-"""Unpacked bytes from which the ratio counts: a small drawing of few grey values may well pack 500 to 1."""
 MOST_PIXELS = 2**29
 """Pixels held of one intake: 2,048 slices of 512 x 512, which are 1.5 GB."""
-CHUNK = 2**20
 
 SAME_PLACE_MM = 0.01
 """Positions closer than this are one: scanners write them with 2 to 6 decimals."""
 EVEN_SHARE = 0.1
 """Distances between slices are even if they differ from the usual one by less than this share of it."""
 
-_JUNK = {"thumbs.db", "desktop.ini", "dicomdir", "autorun.inf", "lockfile"}
-"""Left behind by systems and disc writers; never asked about by anybody."""
 _IMAGE_ENDINGS = {".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg"}
 """Someone meant such a file as an image, so that it is mentioned if it is none. It does not say what the file is."""
 _COMPANIONS = (b"%PDF", b"MZ", b"\x7fELF", b"\xd0\xcf\x11\xe0", b"GIF8", b"\x1f\x8b", b"\xca\xfe\xba\xbe")
 """How the other things on a disc or in a data set begin: reports, viewer programs, icons, archives."""
 
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One file as it came: `name` is the user's own word for it, used only to tell that user which file is meant."""
-
-    name: str
-    content: bytes
-    folder: str | None = None
-    """The folder with which it came: what is no image there is passed over, as in a folder on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One file that was not read, and why, in a sentence that may be shown as it stands."""
-
-    file: str
-    reason: str
+__all__ = ["Intake", "Progress", "Refusal", "Upload", "take_in", "take_in_paths"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +52,6 @@ class Intake:
     series: tuple[Series, ...]
     """Most slices first."""
     refusals: tuple[Refusal, ...]
-
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One file that is still to be read."""
-
-    name: str
-    load: Callable[[], bytes]
-    is_named: bool
-    """The user named this very file. What lies in a folder or a .zip is passed over in silence if it is no image."""
-    container: str | None = None
-    """The folder or .zip in which it was found."""
-
-
-class _Basket:
-    """Everything found so far, and the limits over all of it."""
-
-    def __init__(self) -> None:
-        self.files: deque[_File] = deque()
-        self.refusals: list[Refusal] = []
-        self.containers: dict[str, None] = {}
-        self.unpacked = 0
-        self._count = 0
-
-    def add(self, file: _File) -> None:
-        self._count += 1
-        if self._count <= MOST_FILES:
-            self.files.append(file)
-        elif self._count == MOST_FILES + 1:
-            self.refuse(
-                file.name, TooLarge(f"More than {MOST_FILES:,} files were given; this one and all after it were not read.")
-            )
-
-    def refuse(self, name: str, error: InputRefused) -> None:
-        self.refusals.append(Refusal(name, str(error)))
 
 
 def take_in(uploads: Iterable[Upload], progress: Progress | None = None) -> Intake:
@@ -130,16 +69,7 @@ def take_in(uploads: Iterable[Upload], progress: Progress | None = None) -> Inta
     DICOM slices by Series Instance UID, along their normal; pictures folder by folder (all uploads without a folder are
     together), in the natural order of their names. Nothing is raised for what cannot be read: it is among the refusals.
     """
-    basket = _Basket()
-    with ExitStack() as archives:
-        for upload in uploads:
-            if _is_zip(upload.content):
-                _list_zip(basket, archives, upload.name, BytesIO(upload.content))
-            else:
-                if upload.folder is not None:
-                    basket.containers[upload.folder] = None
-                load = partial(_content, upload)
-                basket.add(_File(upload.name, load, is_named=upload.folder is None, container=upload.folder))
+    with gather(uploads, MOST_RATIO) as basket:
         return _read_all(basket, progress)
 
 
@@ -148,190 +78,33 @@ def take_in_paths(paths: Iterable[Path], progress: Progress | None = None) -> In
 
     Links to folders are not followed. A file's name is its path as given, or below the folder as given.
     """
-    basket = _Basket()
-    with ExitStack() as archives:
-        for path in paths:
-            if path.is_dir():
-                basket.containers[str(path)] = None
-                for found in _walk(path):
-                    _list_path(basket, archives, found, container=str(path))
-            else:
-                _list_path(basket, archives, path, container=None)
+    with gather_paths(paths, MOST_RATIO) as basket:
         return _read_all(basket, progress)
 
 
-def _content(upload: Upload) -> bytes:
-    return upload.content
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort(key=_natural)
-        for name in sorted(files, key=_natural):
-            yield Path(parent, name)
-
-
-def _list_path(basket: _Basket, archives: ExitStack, path: Path, container: str | None) -> None:
-    name = str(path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            _refuse_missing()
-        with path.open("rb") as file:
-            is_zip = _is_zip(file.read(4))
-        if is_zip:
-            if container is not None:
-                basket.containers.pop(container, None)  # the .zip speaks for itself
-            _list_zip(basket, archives, name, archives.enter_context(path.open("rb")))
-        elif status.st_size > LARGEST_FILE:
-            _refuse_large()
-        else:
-            basket.add(_File(name, partial(_load, path), is_named=container is None, container=container))
-    except OSError:
-        basket.refuse(name, NotAnImage("There is no such file, or it cannot be opened; please check its name and your rights."))
-    except InputRefused as error:
-        basket.refuse(name, error)
-
-
-def _refuse_missing() -> NoReturn:
-    raise NotAnImage("This is not a file; please give a CT slice, a folder or a .zip.")
-
-
-def _refuse_large() -> NoReturn:
-    raise TooLarge(f"This file is larger than {LARGEST_FILE // 2**20:,} MB; please give the slices one by one.")
-
-
-def _load(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        raise NotAnImage("This file cannot be opened; please check your rights.") from None
-
-
-def _is_zip(content: bytes) -> bool:
-    return content[:4] in (b"PK\x03\x04", b"PK\x05\x06")
-
-
-def _list_zip(basket: _Basket, archives: ExitStack, name: str, file: BinaryIO) -> None:
-    """Put the files of a .zip into the basket, unopened; refuse all of it if a name in it leaves its folder."""
-    basket.containers[name] = None
-    try:
-        archive = archives.enter_context(zipfile.ZipFile(file))
-        entries = archive.infolist()
-    except Exception:  # noqa: BLE001  zipfile raises BadZipFile, struct.error, UnicodeDecodeError and more on damaged archives
-        basket.refuse(name, NotAnImage("This .zip is damaged or incomplete; please pack it again."))
-        return
-    if any(_leaves_folder(entry.filename) for entry in entries):
-        reason = "This .zip holds a name that leads out of its own folder, as none made in good faith does; it was not opened."
-        basket.refuse(name, UnsafeArchive(reason))
-        return
-    if any(entry.flag_bits & 0x1 for entry in entries):
-        reason = "This .zip is locked with a password; please unpack it and give the files."
-        basket.refuse(name, UnsupportedEncoding(reason))
-        return
-    counter = _ZipCounter(basket, packed=file.seek(0, os.SEEK_END))
-    for entry in entries:
-        if not entry.filename.endswith("/"):  # ZipInfo.is_dir fails on an empty name
-            load = partial(counter.unpack, archive, entry)
-            basket.add(_File(f"{name}/{entry.filename}", load, is_named=False, container=name))
-
-
-def _leaves_folder(name: str) -> bool:
-    parts = re.split(r"[/\\]", name)
-    return ".." in parts or name.startswith(("/", "\\")) or bool(re.match(r"[A-Za-z]:", name))
-
-
-@dataclass(slots=True)
-class _ZipCounter:
-    """Counts what a .zip really unpacks to: the sizes in its directory may lie."""
-
-    basket: _Basket
-    packed: int
-    """Bytes of the .zip itself."""
-    unpacked: int = 0
-
-    def unpack(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UnsupportedEncoding(
-                "This file is packed by a method that is not read here; please pack the .zip again as usual."
-            )
-        chunks: list[bytes] = []
-        size = 0
-        try:
-            with archive.open(entry) as member:
-                while chunk := member.read(CHUNK):
-                    size += len(chunk)
-                    self._count(len(chunk), size)
-                    chunks.append(chunk)
-        except InputRefused:
-            raise
-        except Exception:  # noqa: BLE001  zipfile and zlib raise many things on damaged entries
-            raise NotAnImage("This file is damaged inside its .zip; please pack it again.") from None
-        return b"".join(chunks)
-
-    def _count(self, more: int, size: int) -> None:
-        self.unpacked += more
-        self.basket.unpacked += more
-        if self.unpacked > RATIO_COUNTS_FROM and self.unpacked > MOST_RATIO * self.packed:
-            raise UnsafeArchive(
-                f"This .zip unpacks to more than {MOST_RATIO} times its size, as no CT series does; the rest of it was not "
-                "read."
-            )
-        if size > LARGEST_FILE:
-            _refuse_large()
-        if self.basket.unpacked > MOST_UNPACKED_BYTES:
-            raise TooLarge(
-                f"What was given unpacks to more than {MOST_UNPACKED_BYTES // 2**20:,} MB; the rest was not read. Please give "
-                "one series at a time."
-            )
-
-
-def _read_all(basket: _Basket, progress: Progress | None) -> Intake:
-    total = len(basket.files)
+def _read_all(basket: Basket, progress: Progress | None) -> Intake:
     slices: list[Slice] = []
-    pixels = 0
-    useful: set[str | None] = {None}
-    stopped: set[str | None] = set()
-    for done in range(1, total + 1):
-        file = basket.files.popleft()  # and with it the content, once it is read
-        try:
-            if file.container in stopped:
-                continue
-            if pixels > MOST_PIXELS:
-                _refuse_rest()
-            read = _read(file)
-            slices.extend(read)
-            pixels += sum(one.pixels.size for one in read)
-            if read:
-                useful.add(file.container)
-        except (TooLarge, UnsafeArchive) as error:
-            basket.refuse(file.name, error)
-            useful.add(file.container)
-            if isinstance(error, UnsafeArchive) or pixels > MOST_PIXELS or basket.unpacked > MOST_UNPACKED_BYTES:
-                stopped.add(file.container)  # said once, not for each of a thousand slices
-        except InputRefused as error:
-            basket.refuse(file.name, error)
-            useful.add(file.container)
-        finally:
-            if progress is not None:
-                progress(done, total)
-    refused = {refusal.file for refusal in basket.refusals}
-    for name in basket.containers:
-        if name not in useful and name not in refused:
-            basket.refuse(name, NotAnImage("No DICOM, PNG or JPEG image was found in it; please give CT slices."))
+
+    def keep(file: File) -> int | None:
+        read = _read(file)
+        slices.extend(read)
+        return sum(one.pixels.size for one in read) or None
+
+    read_all(
+        basket,
+        keep,
+        progress,
+        most_pixels=MOST_PIXELS,
+        too_many=f"More than {MOST_PIXELS // 2**18:,} slices of 512 x 512 were given; this one and those after it were not "
+        "read. Please give one series at a time.",
+        nothing_found="No DICOM, PNG or JPEG image was found in it; please give CT slices.",
+    )
     return Intake(tuple(_group(slices)), tuple(basket.refusals))
 
 
-def _refuse_rest() -> NoReturn:
-    raise TooLarge(
-        f"More than {MOST_PIXELS // 2**18:,} slices of 512 x 512 were given; this one and those after it were not read. Please "
-        "give one series at a time."
-    )
-
-
-def _read(file: _File) -> tuple[Slice, ...]:
+def _read(file: File) -> tuple[Slice, ...]:
     """The slices of one file; none if it is no image and nobody asked for it by name."""
-    if not file.is_named and _is_junk(file.name):
+    if not file.is_named and is_junk(file.name):
         return ()
     content = file.load()
     if dicom.is_dicom(content):
@@ -342,18 +115,12 @@ def _read(file: _File) -> tuple[Slice, ...]:
         return ()
     if not content:
         raise NotAnImage("This file is empty; please export it again.")
-    if _is_zip(content):
-        raise UnsupportedEncoding("This is a .zip inside a .zip, which is not opened; please give it by itself.")
+    if is_zip(content):
+        refuse_zip_in_zip()
     raise NotAnImage(
         "This file is neither DICOM, PNG, JPEG nor .zip, or its beginning is damaged; please give CT slices as they were "
         "exported."
     )
-
-
-def _is_junk(name: str) -> bool:
-    """Left by a system, a disc writer or version control, whatever it holds."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.name.lower() in _JUNK or path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
 
 
 def _is_companion(name: str, content: bytes) -> bool:
@@ -365,25 +132,18 @@ def _is_companion(name: str, content: bytes) -> bool:
     return b"\0" not in content[:4096]
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key in which slice 9 comes before slice 10."""
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
 def _group(slices: Sequence[Slice]) -> list[Series]:
     """Series of DICOM slices by UID, and of pictures by folder; most slices first."""
     by_uid: dict[str | None, list[Slice]] = {}
     by_folder: dict[str, list[Slice]] = {}
-    for one in sorted(slices, key=lambda one: (_natural(one.source.file), one.source.frame or 0)):
+    for one in sorted(slices, key=lambda one: (natural(one.source.file), one.source.frame or 0)):
         if one.scale is Scale.GREY:
             by_folder.setdefault(str(PurePosixPath(one.source.file.replace("\\", "/")).parent), []).append(one)
         else:
             by_uid.setdefault(one.source.series_instance_uid, []).append(one)
     series = [one for uid, members in by_uid.items() for one in _series(uid, members)]
     series += [_pictures(members) for members in by_folder.values()]
-    return sorted(
-        series, key=lambda one: (-len(one.slices), one.series_instance_uid or "", _natural(one.slices[0].source.file))
-    )
+    return sorted(series, key=lambda one: (-len(one.slices), one.series_instance_uid or "", natural(one.slices[0].source.file)))
 
 
 def _pictures(members: list[Slice]) -> Series:

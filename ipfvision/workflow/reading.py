@@ -1,5 +1,6 @@
 """From a slice to what the page and the command line show: the answer, the maps, the picture and the JSON."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction, SignedEvidence
 from ipfvision.core.lungs import Lungs, find_lungs
+from ipfvision.core.marks import Mark, fill_in, find_marks
 from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG, Window
@@ -33,6 +35,10 @@ METHODS: Mapping[str, str] = MappingProxyType(
 )
 """Names of the explanation methods, with the words to show for each. Here, so that naming them does not import torch."""
 
+SHORTCUT_ODDS = 3.0
+"""When marks go, the odds of IPF (after calibration) may change by this factor before the answer is flagged: about as much as
+lies between the operating point and beyond the shipped model's uncertain band (0.50 to 0.75)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
@@ -47,6 +53,19 @@ class Reading:
     lungs: Lungs
     evidence: SignedEvidence | None = None
     """What the margin is made of; None if the slice was refused."""
+    marks: tuple[Mark, ...] = ()
+    """What was drawn on the picture before it came here."""
+    filled: Slice | None = None
+    """What the model read in place of `scan`: the same slice with the marks filled in; None where there were none."""
+    with_marks: Prediction | None = None
+    """What the answer would be with the marks left in; None if the model sees none of them, or the slice was refused."""
+    shortcut: str | None = None
+    """One sentence if the marks change the answer; else None."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the reader: the slice's own, and that marks were filled in."""
+        return self.scan.warnings if self.filled is None else self.filled.warnings
 
 
 class Reader:
@@ -58,6 +77,11 @@ class Reader:
     @property
     def card(self) -> ModelCard:
         return self._model.card
+
+    @property
+    def model(self) -> "Model":
+        """The model itself, for the other use cases of this layer. It is shared: nobody changes it or hooks it."""
+        return self._model
 
     @classmethod
     def open(cls, weights: Path = DEFAULT_MODEL) -> "Reader":
@@ -87,19 +111,56 @@ class Reader:
         if method not in METHODS:
             raise ValueError(f"no explanation method {method}; there are {', '.join(METHODS)}")
         lungs = find_lungs(scan)
+        marks = find_marks(scan, lungs)
+        filled = None
+        if marks:
+            filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
+            lungs = find_lungs(filled)
         if lungs.problem is not None:
-            return Reading(scan, Prediction(Decision.REFUSED, lungs.problem), {}, None, lungs)
+            return Reading(scan, Prediction(Decision.REFUSED, lungs.problem), {}, None, lungs, marks=marks, filled=filled)
         card = self.card
-        image, crop = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
+        image, crop = prepare(grey(filled or scan, card.window), lungs, card.input_shape, card.crop_margin)
         features, logits = run(self._model, to_tensor(image[None], card))
-        explanations = explain(self._model, features, crop, method)
         prediction = decide(float(logits[0, 0] - logits[0, 1]), card)
-        return Reading(scan, prediction, explanations, image, lungs, signed_evidence(self._model, features, crop))
+        with_marks = None
+        if marks:
+            # The same crop, so that the marks are the only difference.
+            marked, _ = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
+            if (marked != image).any():
+                _, logits = run(self._model, to_tensor(marked[None], card))
+                with_marks = decide(float(logits[0, 0] - logits[0, 1]), card)
+        return Reading(
+            scan=scan,
+            prediction=prediction,
+            explanations=explain(self._model, features, crop, method),
+            model_input=image,
+            lungs=lungs,
+            evidence=signed_evidence(self._model, features, crop),
+            marks=marks,
+            filled=filled,
+            with_marks=with_marks,
+            shortcut=None if with_marks is None else _shortcut(prediction, with_marks, card),
+        )
 
     def read_all(self, slices: Iterable[Slice], method: str = "gradcam") -> Iterator[Reading]:
         """One reading at a time, in order: stop iterating to cancel."""
         for scan in slices:
             yield self.read(scan, method)
+
+
+def _shortcut(without: Prediction, with_marks: Prediction, card: ModelCard) -> str | None:
+    """One sentence if the answer rests on the marks."""
+    if without.margin is None or with_marks.margin is None:
+        return None
+    shares = f"(probability of IPF {with_marks.probability:.2f} with them, {without.probability:.2f} without)"
+    if without.decision is not with_marks.decision:
+        return (
+            f"The answer is {without.decision.value} without the marks drawn on the picture, and {with_marks.decision.value} "
+            f"with them {shares}: the model takes the marks, or what they hide, for evidence."
+        )
+    if abs(without.margin - with_marks.margin) / card.temperature > math.log(SHORTCUT_ODDS):
+        return f"The marks drawn on the picture change the odds of IPF by more than {SHORTCUT_ODDS:.0f} times {shares}."
+    return None
 
 
 def full_scale(card: ModelCard, explanation: Explanation) -> float:
@@ -131,10 +192,24 @@ def picture_png(card: ModelCard, reading: Reading, target: str = "ipf") -> bytes
     return write_png(picture(card, reading, target))
 
 
+def _file_stem(number: int, reading: Reading, target: str) -> str:
+    method = reading.explanations[target].method if target in reading.explanations else "refused"
+    return f"{number:04d}_{reading.scan.source.pixel_sha256[:12]}_{target}_{method}"
+
+
 def overlay_name(number: int, reading: Reading, target: str) -> str:
     """File name for an overlay: a number and the pixels' hash; never the input's own name, which may name a patient."""
-    method = reading.explanations[target].method if target in reading.explanations else "refused"
-    return f"{number:04d}_{reading.scan.source.pixel_sha256[:12]}_{target}_{method}.png"
+    return _file_stem(number, reading, target) + ".png"
+
+
+def map_name(number: int, reading: Reading, target: str) -> str:
+    """File name for a heat map, like `overlay_name`."""
+    return _file_stem(number, reading, target) + ".npy"
+
+
+def write_map(path: Path, explanation: Explanation) -> None:
+    """Write a heat map on the slice's own pixels, (H, W) float32 in the map's unit, as .npy."""
+    np.save(path, explanation.heatmap(), allow_pickle=False)
 
 
 def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
@@ -163,8 +238,11 @@ def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
         "margin": prediction.margin,
         "decision": prediction.decision.value,
         "reason": prediction.reason,
-        "warnings": list(scan.warnings),
+        "warnings": list(reading.warnings),
         "explanation": found,
+        "marks": [_mark_result(mark) for mark in reading.marks],
+        "with_marks": None if reading.with_marks is None else _answer_result(reading.with_marks),
+        "shortcut": reading.shortcut,
         "source": {
             "pixel_sha256": source.pixel_sha256,
             "sop_instance_uid": source.sop_instance_uid,
@@ -172,6 +250,20 @@ def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
             "position_mm": None if scan.plane is None else round(scan.plane.distance_mm(), 3),
             "thickness_mm": scan.thickness_mm,
         },
+    }
+
+
+def _mark_result(mark: Mark) -> dict[str, Any]:
+    x, y = mark.place
+    return {"kind": mark.kind.value, "x": x, "y": y, "bounds": list(mark.bounds)}
+
+
+def _answer_result(prediction: Prediction) -> dict[str, Any]:
+    share = prediction.probability
+    return {
+        "probability": None if share is None else {"ipf": share, "normal": 1 - share},
+        "decision": prediction.decision.value,
+        "margin": prediction.margin,
     }
 
 
@@ -184,6 +276,9 @@ def _refusal_result(refusal: Refusal) -> dict[str, Any]:
         "reason": refusal.reason,
         "warnings": [],
         "explanation": None,
+        "marks": [],
+        "with_marks": None,
+        "shortcut": None,
         "source": None,
     }
 
@@ -194,7 +289,9 @@ def result(
     """The JSON of one run: the model that answered, one object per slice, and one per file that was refused.
 
     `probability` is calibrated and of IPF against normal; it is null where the slice was refused. `explanation` is of
-    `target`; `peak_xy` is the (column, row) of its largest value, `cell_mm` the longer side of one cell of the map.
+    `target`; `peak_xy` is the (column, row) of its largest value, `cell_mm` the longer side of one cell of the map. The answer
+    is without the `marks` that were drawn on the picture, `with_marks` is the answer with them; a mark's `x` and `y` are what
+    it points at (continuous slice coordinates), its `bounds` are left, top, width and height in pixels.
     """
     return {
         "model": {
