@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from ipfvision.core.annotation import Finding, OnSlice
+from ipfvision.core.annotation import OnSlice
 from ipfvision.core.findings import ModelCard
 from ipfvision.core.profile import Disagreement, ProfileRow, worst_first
 from ipfvision.core.trust import Trust
@@ -36,9 +36,11 @@ def ask(desk: Session) -> None:
         )
         if files:
             bar = st.progress(0.0, "Taking in annotations")
-            desk.add_annotations(
-                files, lambda done, total: bar.progress(min(1.0, done / max(1, total)), "Taking in annotations")
-            )
+
+            def show(done: int, total: int) -> None:
+                bar.progress(min(1.0, done / max(1, total)), f"Taking in file {done} of {total}")
+
+            desk.add_annotations(files, show)
             st.rerun()
         if desk.annotated is not None:
             st.html(markup.annotations_read(desk.annotated.by_slice, desk.annotated.notes))
@@ -46,49 +48,24 @@ def ask(desk: Session) -> None:
             st.button(
                 "Forget the annotation files", key="forget-annotations", on_click=desk.forget_annotations, width="stretch"
             )
-        labels = list(dict.fromkeys(map(label, desk.everything_annotated())))
-        if len(labels) > 1:
-            st.multiselect(
-                "Compare with", labels, key=_labels_key(desk), placeholder="all of them",
-                help="The numbers count only what is chosen. Choose nothing to compare with everything.",
+        names = desk.names()
+        if len(names) > 1:
+            wanted = st.multiselect(
+                "Show and compare with", names, desk.wanted, key=f"wanted-{desk.count}", placeholder="all of them",
+                help="The outlines and the numbers are of what is chosen. Choose nothing for all.",
             )  # fmt: skip
+            if tuple(wanted) != desk.wanted:
+                desk.want(wanted)
+                st.rerun()
         marks = sum(len(reading.marks) for reading in desk.every_reading())
         if marks:
-            wanted = st.toggle(
+            counts = st.toggle(
                 f"Compare with {markup.plural(marks, 'mark')} on the picture", desk.with_marks, key=f"marks-{desk.count}",
                 help="A circle counts as the area inside it, an arrow as the point at its tip.",
             )  # fmt: skip
-            if wanted != desk.with_marks:
-                desk.compare_with_marks(wanted)
+            if counts != desk.with_marks:
+                desk.compare_with_marks(counts)
                 st.rerun()
-
-
-def _labels_key(desk: Session) -> str:
-    return f"labels-{desk.count}"
-
-
-def _wanted(desk: Session) -> tuple[str, ...]:
-    return tuple(st.session_state.get(_labels_key(desk)) or ())
-
-
-def chosen(desk: Session, series: int, index: int) -> tuple[OnSlice, ...] | None:
-    """What the numbers of a slice compare with; None if there is no annotation of this scan at all."""
-    given, wanted = desk.annotations(series, index), _wanted(desk)
-    if given is not None and wanted:
-        given = tuple(one for one in given if label(one) in wanted)
-    return given
-
-
-def scored(desk: Session, series: int, index: int, reading: Reading) -> Scored:
-    """The scores of a reading against what the reader chose."""
-    return desk.score(series, index, reading, chosen(desk, series, index), _wanted(desk))
-
-
-def label(one: OnSlice) -> str:
-    """How an annotation is called on the page."""
-    said = one.said
-    name = said.finding.value if said.finding is not Finding.OTHER or not said.label else said.label
-    return f"{name} ({said.label})" if said.label and said.label.casefold() not in name.casefold() else name
 
 
 def strip(place: Slot, found: Scored, reading: Reading) -> None:
@@ -153,7 +130,7 @@ def profile(desk: Session, series: int, current: int) -> None:
     for index in range(desk.length(series)):
         reading = desk.any_reading(series, index)
         if reading is not None:
-            found, given = scored(desk, series, index, reading), chosen(desk, series, index)
+            found, given = desk.score(series, index, reading), desk.annotations(series, index)
             rows.append(ProfileRow(index, reading.prediction, found.agreement, found.evidence, annotated=bool(given)))
     st.html(scorecard.profile(rows, desk.length(series), current))
     compared = [row for row in worst_first(rows) if row.disagreement < Disagreement.NONE][:WORST]

@@ -144,7 +144,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     else:
         # The scan is on screen before the model has loaded or answered.
         answer_place.html(markup.word_only("Reading", here.words, "The model is looking at this slice."))
-    found = None if seen is None else compare.scored(desk, chosen, here.index, seen.reading)
+    found = None if seen is None else desk.score(chosen, here.index, seen.reading)
     if seen is not None and found is not None:
         compare.strip(strip_place, found, seen.reading)
     _view(here, seen, method)
@@ -162,7 +162,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
         peak, cell = markup.peak_words(explanation), markup.cell_words(explanation.cell_mm(scan.spacing))
         st.html(markup.facts({"Peak of the map for IPF": peak, "One cell of the map": cell}))
     if found is not None:
-        compare.details(desk, card, seen.reading, found, compare.chosen(desk, chosen, here.index))
+        compare.details(desk, card, seen.reading, found, desk.annotations(chosen, here.index))
         if here.stacked:
             compare.profile(desk, chosen, here.index)
     _downloads(here, card, seen.reading, method)
@@ -224,13 +224,13 @@ def _downloads(here: Here, card: ModelCard, reading: Reading, method: str) -> No
 
     if reading.explanations:
         offer("Overlay in the lung window (PNG)", "save-overlay", f"{name}.png", lambda: picture_png(card, reading, TARGET))
-    given = compare.chosen(here.desk, here.chosen, here.index)
+    given = here.desk.annotations(here.chosen, here.index)
     offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], [given], TARGET))
     if here.stacked:
 
         def series_json() -> str:
             read = [(number, here.desk.any_reading(here.chosen, number, method)) for number in range(len(here.series.slices))]
-            drawn = [compare.chosen(here.desk, here.chosen, number) for number, one in read if one is not None]
+            drawn = [here.desk.annotations(here.chosen, number) for number, one in read if one is not None]
             return result_json(card, [one for _, one in read if one is not None], drawn, TARGET)
 
         offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)

@@ -53,11 +53,15 @@ def large_numbers(agreement: Agreement) -> str:
     """Pointing hit, enrichment, and the share of the map inside the annotation, each with what chance would give."""
     hit = agreement.pointing_hit
     pointing = DASH if hit is None else "Hit" if hit else "Miss"
-    chance = agreement.pointing_chance
-    by_chance = "chance unknown" if chance is None else f"by chance {_percent(chance)}"
+
+    def by(chance: float | None) -> str:
+        if chance is None:
+            return "chance unknown"
+        return "more is annotated than there is lung" if chance > 1 else f"by chance {_percent(chance)}"
+
     cards = [
         _card(
-            "Strongest point on the annotation", pointing, by_chance,
+            "Strongest point on the annotation", pointing, by(agreement.pointing_chance),
             "Pointing game: is the map's largest value inside the annotation? Chance: the annotation's share of the lung.",
             "" if hit is None else "good" if hit else "bad",
         ),
@@ -67,7 +71,7 @@ def large_numbers(agreement: Agreement) -> str:
             "How many times denser the map is inside the annotation than if it were spread evenly over the lung.",
         ),
         _card(
-            "Share of the map inside", _percent(agreement.mass), by_chance,
+            "Share of the map inside", _percent(agreement.mass), by(agreement.rank_chance),
             "Energy-based pointing game: the part of the map's positive evidence that lies inside the annotation.",
         ),
     ]  # fmt: skip
@@ -89,7 +93,7 @@ def why_undefined(scored: Scored) -> list[str]:
 
 def agreement_rows(agreement: Agreement) -> list[Row]:
     """Every number of agreement, with its chance and its definition."""
-    chance = _percent(agreement.pointing_chance)
+    chance = _percent(agreement.rank_chance)
     return [
         Row("Rank accuracy", _percent(agreement.rank_accuracy), chance,
             "Of the pixels where the map is strongest, as many as are annotated: the share that lies in the annotation."),
@@ -100,7 +104,8 @@ def agreement_rows(agreement: Agreement) -> list[Row]:
             "The same with the annotation pooled to the map's cells: how much of a low IoU is the grid's fault."),
         Row("Pixel AUROC inside the lung", _decimal(agreement.auroc), "0.50",
             "Chance that an annotated lung pixel has a higher map value than one that is not annotated."),
-        Row("Average precision inside the lung", _decimal(agreement.average_precision), chance,
+        Row("Average precision inside the lung", _decimal(agreement.average_precision),
+            _decimal(agreement.average_precision_chance),
             "Area under the precision-recall curve of the map against the annotation."),
         Row("Lesions found", _percent(agreement.lesion_recall), DASH,
             "Annotated regions of at least 10 mm\N{SUPERSCRIPT TWO} that the map covers somewhere at half its peak."),
@@ -136,7 +141,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 PARTS = (
-    ("bias", "Constant", "The model's own bias: what it would say of a black image."),
+    (
+        "bias",
+        "Constant",
+        "The model's bias: where it starts from before it looks. Healthy lung then pulls the sum down, disease up.",
+    ),
     ("padding", "Padding", "From the part of the model's input that lies beyond the slice."),
     ("outside_lung", "Outside the lungs", "From pixels of the slice outside the lung mask."),
     ("other_lung", "Lung, not annotated", "From lung outside the annotation."),

@@ -121,8 +121,10 @@ class Session:
     """What annotation files say of what is open."""
     with_marks: bool = False
     """Marks that were found on the pictures count as annotations."""
+    wanted: tuple[str, ...] = ()
+    """Names of the annotations that are shown and compared with (`annotation_name`); all of them if there is none."""
     annotation_version: int = 0
-    """Grows with every change of `annotated`."""
+    """Grows with every change of what annotations there are, and which of them count."""
     scores: dict[tuple[object, ...], Scored] = field(default_factory=dict)
     """By series, slice and what was compared."""
     trust: dict[str, Trust] = field(default_factory=dict)
@@ -177,7 +179,7 @@ class Session:
 
     def forget_annotations(self) -> None:
         """Let go of what annotation files said; what was drawn here stays."""
-        self.annotated, self.with_marks = None, False
+        self.annotated, self.with_marks, self.wanted = None, False, ()
         self.scores.clear()
         self.annotation_version += 1
 
@@ -252,33 +254,42 @@ class Session:
         own = opened.annotations.get(opened.series[series].slices[index].source.pixel_sha256, ())
         given = () if annotated is None else annotated.by_slice.get((series, index), ())
         reading = self.any_reading(series, index) if self.with_marks else None
-        return (*own, *given, *(() if reading is None else as_annotations(reading.marks)))
+        found = (*own, *given, *(() if reading is None else as_annotations(reading.marks)))
+        return tuple(one for one in found if not self.wanted or annotation_name(one) in self.wanted)
 
     def annotations(self, series: int, index: int) -> tuple[OnSlice, ...] | None:
         """Everything that is annotated on a slice; None if nothing is annotated anywhere in what is open."""
         if self.opened is None or not (self.opened.annotations or self.annotated or self.drawings or self.with_marks):
             return None
-        return (*self.from_files(series, index), *self.drawn(series, index))
+        drawn = (one for one in self.drawn(series, index) if not self.wanted or annotation_name(one) in self.wanted)
+        return (*self.from_files(series, index), *drawn)
+
+    def want(self, names: Sequence[str]) -> None:
+        """Show and compare with these annotations only; with all of them if none is named."""
+        self.wanted = tuple(names)
+        self.annotation_version += 1
+
+    def names(self) -> tuple[str, ...]:
+        """How the annotations of what is open are called, chosen or not."""
+        if self.opened is None:
+            return ()
+        files = () if self.annotated is None else self.annotated.by_slice.values()
+        drawn = (self.drawn(series, index) for series in range(len(self.opened.series)) for index in range(self.length(series)))
+        every = (one for those in (*self.opened.annotations.values(), *files, *drawn) for one in those)
+        return tuple(dict.fromkeys(map(annotation_name, every)))
 
     def compare_with_marks(self, wanted: bool) -> None:
         """Whether marks that were found on the pictures count as annotations."""
         self.with_marks = wanted
         self.annotation_version += 1
 
-    def everything_annotated(self) -> Iterator[OnSlice]:
-        """Annotations of all slices of what is open."""
-        if self.opened is not None:
-            for series in range(len(self.opened.series)):
-                for index in range(self.length(series)):
-                    yield from self.annotations(series, index) or ()
-
-    def score(self, series: int, index: int, reading: Reading, given: Sequence[OnSlice] | None, chosen: object) -> Scored:
-        """Scores of a reading, made once for each choice of what to compare with (`chosen`, hashable)."""
+    def score(self, series: int, index: int, reading: Reading) -> Scored:
+        """Scores of a reading against the annotations of its slice, made once for each choice of them."""
         revision = 0 if self.opened is None else self.drawing(self.opened.stack(series), index).revision
         method = reading.explanations["ipf"].method if reading.explanations else ""
-        key = series, index, method, self.annotation_version, revision, chosen
+        key = series, index, method, self.annotation_version, revision, bool(self.drawings)
         if key not in self.scores:
-            self.scores[key] = score(reading, given)
+            self.scores[key] = score(reading, self.annotations(series, index))
         return self.scores[key]
 
     def every_reading(self) -> Iterator[Reading]:
@@ -312,6 +323,15 @@ class Session:
             saw = None if reading.model_input is None else png(np.rint(reading.model_input * 255).astype(np.uint8))
             self.seen[key] = Seen(replace(reading, model_input=None), saw)
         return self.seen[key]
+
+
+def annotation_name(one: OnSlice) -> str:
+    """How an annotation is called on the page: its finding, and its own label where that says more."""
+    said = one.said
+    if said.finding is Finding.OTHER and said.label:
+        return said.label
+    known = not said.label or said.label.casefold() in said.finding.value.casefold()
+    return said.finding.value if known else f"{said.finding.value} ({said.label})"
 
 
 def current() -> Session:
