@@ -144,6 +144,8 @@ class _Header:
         self.to_lps = to_lps
 
     def _checked_shape(self, shape: list[int]) -> tuple[int, int, int]:
+        if not shape or min(shape) < 1 or self.dtype.kind not in "biuf":
+            _refuse_damaged()
         while len(shape) > 3 and shape[-1] == 1:
             shape.pop()
         if len(shape) > 3:
@@ -151,8 +153,6 @@ class _Header:
                 f"This NIfTI has {len(shape)} dimensions ({' x '.join(map(str, shape))}), and a mask has 3; please give one "
                 "volume with one number for each voxel."
             )
-        if not shape or min(shape) < 1 or self.dtype.kind not in "biuf":
-            _refuse_damaged()
         width, height, depth = [*shape, 1, 1][:3]
         return width, height, depth
 

@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian
 from test_dicom_segmentation import content as seg_content
 from test_dicom_segmentation import cts, seg, segment
 from test_dicom_structure_set import SQUARE, contour, rtstruct
@@ -486,6 +487,14 @@ def test_hundreds_of_damaged_files_give_annotations_or_sentences(capfd):
                 assert not isinstance(one, Annotation) or one.mask.shape == SCAN[0].slices[index].shape
         shown += bool(result.by_slice)
     assert 0.05 * total < shown < 0.8 * total, shown
+
+
+def test_contours_with_an_element_of_an_unknown_kind_are_refused():
+    """pydicom converts an element when it is asked for it, and raises then."""
+    made = rtstruct([("a", [contour(SQUARE)])])
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    damaged = rtstruct_content(made).replace(b"\x06\x30\x20\x00SQ", b"\x06\x30\x20\x00D\x07")
+    assert "damaged" in refusal(take(damaged))
 
 
 def test_real_contours_and_masks_of_one_segmentation_agree(shared_data):
