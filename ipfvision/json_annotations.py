@@ -52,6 +52,11 @@ def is_json(content: bytes) -> bool:
     return content[:1024].removeprefix(_BYTE_ORDER_MARK).lstrip(_WHITESPACE)[:1] in (b"{", b"[")
 
 
+def is_annotation(content: bytes) -> bool:
+    """Whether the content is JSON with the names that LabelMe or COCO use, unparsed: enough to tell it from other JSON."""
+    return is_json(content) and (b'"shapes"' in content or (b'"annotations"' in content and b'"images"' in content))
+
+
 def read(
     content: bytes, is_open: Callable[[str], bool], read_drawn: Callable[[bytes], npt.NDArray[np.bool_]]
 ) -> AnnotationFile:

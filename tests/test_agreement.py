@@ -287,6 +287,12 @@ def test_pieces_that_touch_at_a_corner_are_one_lesion() -> None:
     assert agree(_one_hot(0, 0), LUNGS, _area(mask), EACH_MM).lesions == 1
 
 
+def test_regions_of_the_map_that_touch_at_a_corner_are_one_region() -> None:
+    cells = np.zeros((48, 64))  # a cell for every pixel
+    cells[10, 10] = cells[11, 11] = 1.0
+    assert agree(_explanation(cells), LUNGS, _area(_rectangle(40, 46, 60, 66)), EACH_MM).false_regions == 1
+
+
 def test_a_lesion_has_at_least_ten_square_millimeters() -> None:
     mask = _rectangle(10, 12, 20, 25) | _rectangle(30, 33, 40, 43)
     found = agree(_one_hot(0, 0), LUNGS, _area(mask), EACH_MM)

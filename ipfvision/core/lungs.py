@@ -48,13 +48,31 @@ THICKEST_RIM_MM = 35.0
 """Airless tissue thicker than this between air and chest wall is not taken for lung."""
 THINNEST_RIM_MM = 4.0
 """Nor is what is thinner: it is the closing's business, and extrapleural tissue is as thin."""
-STIFFNESS = 20.0
+STIFFNESS = 60.0
 """Weight of the wall's curvature, with one ray in `RAYS` as the unit of length."""
 INWARD = 3e-4
 """Weight of a ray whose air ends short of the wall: next to nothing, so that the wall runs over dense rims."""
 RIB_WEIGHT = 0.3
-RIB_WINDOW = 3
-"""Rays on either side among which a rib's inner surface is the nearest bone."""
+RIB_RAYS, GAP_RAYS = 3, 6
+"""Rays on either side among which a rib's inner surface is the nearest bone; and as many as a gap between ribs may have."""
+FAT_LAYER_MM = 2.0
+"""A layer of fat is at least this thick: what is thinner may be the blurred edge of air."""
+FAT_AT_RIB_MM = 6.0
+"""Fat this near to a rib lies between it and the pleura; fat farther inwards means that the rib is not the lung's own."""
+LEAST_LUNG_WITH_RIM = 0.03
+"""Share of the body's area from which a lung is given a dense rim: at the apex muscle, in the recess liver, is too near."""
+LEAST_SOFT_TISSUE = 0.82
+"""Least grey value of the body's soft tissue that fits the lung window: in another one, bone and fat have other values."""
+MOST_CUT_MM = 25.0
+"""Length along which lung may meet the picture's border."""
+LEAST_SIDE = 0.2
+"""Smallest area of one lung as a share of the other's."""
+LEAST_MEASURED = 0.03
+"""Smallest share of the body's area that is worth measuring on: in less, all lung is near the pleura."""
+MOST_AIRLESS = 0.2
+"""Largest share of one lung that may be without air before its outline is a guess."""
+BLACK = 0.1
+"""Darker than any air in the lung window."""
 FITS = 10
 """Rounds of the asymmetric fit; it has settled by then."""
 COSTAL_BEHIND, COSTAL_IN_FRONT = 0.28, 0.6
@@ -202,7 +220,8 @@ def find_lungs(scan: Slice) -> Lungs:
             f"Too little lung was found on this slice ({100 * share:.1f} % of the body's area, at least "
             f"{100 * LEAST_LUNG:.1f} % expected): choose an axial slice through the lungs, in a lung window.",
         )
-    contrast = float(np.median(image[(body == 1) & (tissue == 1)]) - np.median(image[mask == 1]))
+    soft_tissue = float(np.median(image[(body == 1) & (tissue == 1)]))
+    contrast = soft_tissue - float(np.median(image[mask == 1]))
     if contrast < LEAST_CONTRAST:
         return Lungs(
             nothing,
@@ -216,19 +235,55 @@ def find_lungs(scan: Slice) -> Lungs:
 
     middle = left + body_width / 2
     millimeter = body_width / BODY_MM
-    kept |= _cut_off(labels, statistics, kept, (left, body_width), LEAST_COMPONENT * body_area, millimeter)
+    kept |= _cut_off(image, labels, statistics, kept, (left, body_width), LEAST_COMPONENT * body_area, millimeter)
     whole = np.zeros_like(mask)
-    bone = (cv2.GaussianBlur(image, (0, 0), millimeter) > BONE_ABOVE).astype(np.uint8)
+    blurred = np.asarray(cv2.GaussianBlur(image, (0, 0), millimeter), np.float32)
     # Each lung on its own: where disease joins the two, the mediastinum would be a hole to fill.
-    for side, outwards in zip(sides(Lungs(kept > 0, middle=middle)), (-1, 1), strict=True):
-        lung = _fill_holes(_close(side, CLOSING * body_width))
-        whole |= (lung | _dense_rim(lung > 0, image, bone, outwards, middle, millimeter)) & body
-    found_air = full(mask)
+    lungs = [_fill_holes(_close(side, CLOSING * body_width)) for side in sides(Lungs(kept > 0, middle=middle))]
+    between = _between(lungs, middle)
+    airless = 0.0
+    for lung, outwards in zip(lungs, (-1, 1), strict=True):
+        whole |= lung & body
+        if soft_tissue > LEAST_SOFT_TISSUE and lung.sum() > LEAST_LUNG_WITH_RIM * body_area:
+            rim, missing = _dense_rim(lung > 0, blurred, outwards, between, millimeter)
+            whole |= rim & body
+            airless = max(airless, missing)
+    found_air, measured = full(mask), full(whole)
     return Lungs(
-        full(whole),
+        measured,
+        doubt=_doubt(lungs, airless, _cut_mm(measured, scan.padding) * shrink / millimeter, body_area),
         middle=middle / shrink,
         frame=_bounding_box(found_air) if found_air.any() else None,
     )
+
+
+def _cut_mm(mask: npt.NDArray[np.bool_], padding: npt.NDArray[np.bool_]) -> int:
+    """Pixels of the mask at the border of what was measured: the picture's own, or that of the reconstruction circle."""
+    seen = cv2.erode((~padding).astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return int((mask & (seen == 0)).sum())
+
+
+def _doubt(lungs: list[npt.NDArray[np.uint8]], airless: float, cut_mm: float, body_area: int) -> str | None:
+    """One sentence, or None if the mask is fit to be measured on."""
+    areas = [int(lung.sum()) for lung in lungs]
+    if cut_mm > MOST_CUT_MM:
+        return f"The picture cuts the lungs off at its border (over about {cut_mm:.0f} mm), so their outer surface is not seen."
+    if min(areas) < LEAST_SIDE * max(areas):
+        side = "left" if areas[0] < areas[1] else "right"
+        return (
+            f"Almost no lung was found on the {side} side of the picture: it is missing there, or too dense to be told apart."
+        )
+    if sum(areas) < LEAST_MEASURED * body_area:
+        return (
+            f"Lung is only {100 * sum(areas) / body_area:.1f} % of the body on this slice, and measuring needs at least "
+            f"{100 * LEAST_MEASURED:.0f} %: the slice lies at the very top or bottom of the lungs."
+        )
+    if airless > MOST_AIRLESS:
+        return (
+            f"About {100 * airless:.0f} % of one lung is as dense as the chest wall (at most {100 * MOST_AIRLESS:.0f} % can be "
+            "bridged), so its outline is a guess."
+        )
+    return None
 
 
 def _closed(piece: npt.NDArray[np.bool_], radius: int, y: int, x: int, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -255,7 +310,17 @@ def _close(mask: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.uint8]:
     return closed
 
 
+def _between(lungs: list[npt.NDArray[np.uint8]], middle: float) -> float:
+    """Column halfway between the outer edges of both lungs; the body's middle where one of them is missing or small."""
+    areas = [int(lung.sum()) for lung in lungs]
+    if min(areas) < max(areas) / 4:
+        return middle
+    left, _, width, _ = cv2.boundingRect(lungs[0] | lungs[1])
+    return left + width / 2
+
+
 def _cut_off(
+    image: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
     statistics: npt.NDArray[np.int32],
     kept: npt.NDArray[np.uint8],
@@ -277,6 +342,8 @@ def _cut_off(
     center = (statistics[:, cv2.CC_STAT_LEFT] + statistics[:, cv2.CC_STAT_WIDTH] / 2 - body[0]) / body[1]
     area = statistics[:, cv2.CC_STAT_AREA]
     taken = near & (area >= 4 * millimeter**2) & (area < judged) & (np.abs(center - 0.5) > 0.12)
+    mean = np.bincount(labels.ravel(), weights=image.ravel(), minlength=len(statistics)) / np.maximum(area, 1)
+    taken &= mean > BLACK  # else a drawn arrowhead
     taken[0] = False
     return np.asarray(taken[labels], np.uint8)
 
@@ -287,6 +354,12 @@ def _polar(
     """(RAYS, reach): the image along rays from a center, 0 beyond its border."""
     flags = interpolation | cv2.WARP_POLAR_LINEAR | cv2.WARP_FILL_OUTLIERS
     return np.asarray(cv2.warpPolar(image, (reach, RAYS), center, reach, flags))
+
+
+def _least_around(values: npt.NDArray[np.float64], rays: int) -> npt.NDArray[np.float64]:
+    """(RAYS,) least value among each ray and as many on either side."""
+    around = np.stack([np.roll(values, step) for step in range(-rays, rays + 1)])
+    return np.asarray(around.min(axis=0), np.float64)
 
 
 def _outermost(polar: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -307,12 +380,11 @@ CURVATURE = STIFFNESS * _curvature()
 
 def _dense_rim(
     side: npt.NDArray[np.bool_],
-    image: npt.NDArray[np.float32],
-    bone: npt.NDArray[np.uint8],
+    blurred: npt.NDArray[np.float32],
     outwards: int,
     middle: float,
     millimeter: float,
-) -> npt.NDArray[np.uint8]:
+) -> tuple[npt.NDArray[np.uint8], float]:
     """What lies between the air of one lung and its costal chest wall, where that is thick.
 
     Along rays from the lung's middle, the wall is the stiffest closed curve that lies on the air where air reaches it, runs
@@ -323,46 +395,56 @@ def _dense_rim(
     ----------
     outwards
         -1 for the lung on the left of the picture, 1 for the one on its right.
+    middle
+        Column between the two lungs.
+
+    Returns
+    -------
+    rim
+        (H, W) of 0 and 1; it may leave the body.
+    missing
+        Share of the lung's extent that has no air between its outermost air and the costal wall, taken in or not.
     """
     added = np.zeros(side.shape, np.uint8)
     outline = cv2.findNonZero(side.astype(np.uint8))
     if outline is None or len(outline) < 50 * millimeter**2:
-        return added
+        return added, 0.0
     hull = cv2.convexHull(outline)
     moments = cv2.moments(hull)
     if moments["m00"] <= 0:
-        return added
+        return added, 0.0
     center = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
     left, _, width, height = cv2.boundingRect(outline)
     reach = int(np.hypot(width, height) + 60 * millimeter)
     convex = cv2.fillConvexPoly(np.zeros(side.shape, np.uint8), hull, 1)
-    lung, tissue = _polar(side.astype(np.uint8), center, reach), _polar(image, center, reach, cv2.INTER_LINEAR)
+    lung, tissue = _polar(side.astype(np.uint8), center, reach), _polar(blurred, center, reach, cv2.INTER_LINEAR)
     air, surface = _outermost(lung), _outermost(_polar(convex, center, reach))
 
     along = np.arange(reach)
-    bones = (_polar(bone, center, reach) > 0) & (along >= air[:, None] - 2 * millimeter)
+    bones = (tissue > BONE_ABOVE) & (along >= air[:, None] - 2 * millimeter)
     hit = bones.any(axis=1)
     rib = np.where(hit, bones.argmax(axis=1), 10.0 * reach)
     angle = np.arange(RAYS) * 2 * np.pi / RAYS
     right, down = np.cos(angle), np.sin(angle)
     lateral = outwards * (center[0] + surface * right - middle)
     half = max(1.0, middle - left if outwards < 0 else left + width - middle)
-    costal = (air > 0) & (lateral > np.where(down > 0, COSTAL_BEHIND, COSTAL_IN_FRONT) * half)
-    # Of a rib only its inner surface counts, not its ends nor the shoulder blade behind a gap; and fat is no lung.
-    window = np.stack([np.roll(rib, step) for step in range(-RIB_WINDOW, RIB_WINDOW + 1)])
-    total = np.cumsum(np.pad(tissue, ((0, 0), (1, 0))), axis=1, dtype=np.float64)
-    begin = np.clip(air + 2 * millimeter, 0, reach - 1).astype(int)
-    end = np.clip(rib - 2 * millimeter, 0, reach - 1).astype(int)
-    rays = np.arange(RAYS)
-    between = (total[rays, end] - total[rays, begin]) / np.maximum(end - begin, 1)
+    costal = (air > 0) & (lateral > np.where(down > 0, COSTAL_BEHIND, COSTAL_IN_FRONT) * half) & (outwards * right > -0.4)
+    # Fat lies outside the pleura: where a layer of it begins, the lung has ended.
+    in_range = ((tissue > FAT[0]) & (tissue < FAT[1])).astype(np.uint8)
+    layer = np.ones((1, max(1, round(FAT_LAYER_MM * millimeter))), np.uint8)
+    fatty = cv2.morphologyEx(in_range, cv2.MORPH_OPEN, layer) > 0
+    fatty &= along >= air[:, None] + 2 * millimeter
+    fat = np.where(fatty.any(axis=1), fatty.argmax(axis=1), 10.0 * reach)
+    # Of a rib only its inner surface counts, not its ends, nor the shoulder blade behind a gap between ribs.
     wall_at = rib - PLEURA_TO_RIB_MM * millimeter
     drawn = (
         hit
         & costal
+        & (fat > rib - FAT_AT_RIB_MM * millimeter)
         & (rib - surface <= RIB_REACH_MM * millimeter)
         & (rib - air > (PLEURA_TO_RIB_MM + 4) * millimeter)
-        & (rib <= window.min(axis=0) + 1.5 * millimeter)
-        & ~((between > FAT[0]) & (between < FAT[1]))
+        & (rib <= _least_around(rib, RIB_RAYS) + 1.5 * millimeter)
+        & (rib - surface <= _least_around(rib - surface, GAP_RAYS) + 4 * millimeter)
     )
     wall: npt.NDArray[Any] = surface
     for _ in range(FITS):
@@ -371,8 +453,10 @@ def _dense_rim(
         on_rib = np.where(crossed, 1.0, np.where(drawn, RIB_WEIGHT, 0.0))
         wall = np.linalg.solve(np.diag(on_air + on_rib) + CURVATURE, on_air * surface + on_rib * wall_at)
     wall = np.maximum(wall, surface)
-    wall = np.where(hit, np.minimum(wall, np.maximum(rib - 2 * millimeter, air)), wall)
+    wall = np.minimum(wall, np.maximum(np.minimum(rib - 2 * millimeter, fat), air))
     taken = costal & (wall - air <= THICKEST_RIM_MM * millimeter)
+    extent = np.maximum(wall, air)
+    missing = float((extent**2 - air**2)[costal].sum() / max(1.0, (extent**2).sum()))
     near, far = np.maximum(air - 2 * millimeter, 0), wall
     inner = np.stack([center[0] + near * right, center[1] + near * down], axis=1)
     outer = np.stack([center[0] + far * right, center[1] + far * down], axis=1)
@@ -382,7 +466,7 @@ def _dense_rim(
         cv2.fillConvexPoly(added, np.rint(corners).astype(np.int32), 1)
     rim = (added > 0) & ~side
     opened = cv2.morphologyEx(rim.astype(np.uint8), cv2.MORPH_OPEN, _disk(THINNEST_RIM_MM / 2 * millimeter))
-    return np.asarray(opened, np.uint8)
+    return np.asarray(opened, np.uint8), missing
 
 
 def sides(lungs: Lungs) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

@@ -27,18 +27,35 @@ PLAIN = 12 / 255
 """What is nearer to black or white than this is plain; JPEG moves a flat area by less."""
 HALF = 0.35
 """Share of the background's distance to black or white below which a pixel belongs to a thin line that is smoothed."""
-LEAST_CONTRAST = 40 / 255
-"""Least difference between a mark and what is around it."""
-SHARP = 0.85
+BLACK_CONTRAST, WHITE_CONTRAST = 35 / 255, 80 / 255
+"""Least mean difference between a mark and what is around it. A black one differs little from lung; bone in soft tissue is as
+white as a mark, so that a white mark is told apart on lung only."""
+SHARP = 0.8
 """How much of the way to the background two pixels beside a mark must have gone: tissue needs three to five pixels."""
+SHARP_ALONG = 0.8
+"""Share of a mark's edge that must be so sharp: the rest may lie on a border in the background."""
+LEAST_PLAIN = 0.25
+"""Least share of plain black or white pixels in a thin line that is smoothed."""
 SHORTEST = 7.0
 """Pixels: nothing shorter has a shape."""
+SHORTEST_POINTER = 11.0
+"""Pixels: a vessel cut across is shorter, and looks like a small arrowhead."""
+SHORTEST_ARROW = 16.0
+"""Pixels, of an arrow with its shaft: a small vessel that branches looks like a shorter one."""
 LONGEST = 0.35
 """Longest mark, as a share of the picture's longer side."""
-WELL_FITTED = 0.2
-"""Largest misfit of an arrow or arrowhead, as a share of its head's half width."""
-ROUND = 0.93
+WELL_FITTED = 0.17
+"""Largest misfit of an arrow's or arrowhead's sides, as a share of its head's half width."""
+LIKE_DRAWN = 0.65
+"""Least overlap (IoU) of an arrow or arrowhead with the ideal one that fits it best: bones and vessels have curved sides."""
+NARROWEST, WIDEST = 8.0, 60.0
+"""Degrees between an arrow's axis and the sides of its head."""
+MOST_CORNERS = 12
+"""A shape whose hull has more is round and has no tip."""
+ROUND = 0.85
 """Least overlap (IoU) of an outline's inside with the ellipse or rectangle that fits it best."""
+FILL_RADIUS = 3
+"""Pixels from which a pixel is filled in."""
 FRINGE = 2
 """Pixels around a mark that are filled in with it: smoothed edges, and color that JPEG has spread."""
 
@@ -118,6 +135,11 @@ class _Piece:
     top: int
 
     @property
+    def box(self) -> tuple[slice, slice]:
+        """Where it lies, as an index into the slice."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    @property
     def height(self) -> int:
         return int(self.mask.shape[0])
 
@@ -128,7 +150,7 @@ class _Piece:
     def on(self, shape: tuple[int, int], mask: Mask | None = None) -> Mask:
         """A mask of the piece's own size (itself if none is given), on the whole slice."""
         full = np.zeros(shape, np.bool_)
-        full[self.top : self.top + self.height, self.left : self.left + self.width] = self.mask if mask is None else mask
+        full[self.box] = self.mask if mask is None else mask
         return full
 
 
@@ -146,12 +168,12 @@ def find_marks(scan: Slice, lungs: Lungs | None = None) -> tuple[Mark, ...]:
     if scan.colored is not None:
         joined = cv2.morphologyEx(scan.colored.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
         pieces = [piece for piece in _pieces(joined > 0, SHORTEST, max(scan.shape)) if piece.mask.sum() >= SHORTEST]
-        found += _named(pieces, scan.shape, keep_unknown=True)
+        found += _named(pieces, scan.shape, drawn=True)
     if scan.scale is Scale.GREY:
         taken = np.zeros(scan.shape, np.bool_) if scan.colored is None else _grown(scan.colored, FRINGE)
         near = _near(lungs, scan.shape)
-        for from_plain in (scan.pixels, 1 - scan.pixels):
-            for mark in _plain_marks(np.asarray(from_plain, np.float32), near & ~taken):
+        for distance, contrast in ((scan.pixels, BLACK_CONTRAST), (1 - scan.pixels, WHITE_CONTRAST)):
+            for mark in _plain_marks(np.asarray(distance, np.float32), contrast, near & ~taken):
                 if not (mark.pixels & taken).any():
                     found.append(mark)
                     taken |= mark.pixels
@@ -188,11 +210,13 @@ def fill_in(scan: Slice, pixels: Mask) -> Slice:
     if not pixels.any():
         return scan
     hole = _grown(pixels, FRINGE) & ~scan.padding
-    values = np.asarray(cv2.inpaint(scan.pixels.astype(np.float32), hole.astype(np.uint8), 3, cv2.INPAINT_TELEA), np.float32)
+    known = scan.pixels[~hole & ~scan.padding]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    step = max(high - low, 1e-6) / 65535  # OpenCV rounds to whole numbers here, also in float32
+    levels = np.clip((scan.pixels.astype(np.float32) - np.float32(low)) / np.float32(step), 0, 65535)
+    levels = np.asarray(cv2.inpaint(levels, hole.astype(np.uint8), FILL_RADIUS, cv2.INPAINT_TELEA), np.float32)
+    chosen = np.clip(low + levels[hole] * step, low, high)
     filled = scan.pixels.copy()
-    around = scan.pixels[~hole]
-    low, high = (float(around.min()), float(around.max())) if around.size else (0.0, 0.0)
-    chosen = np.clip(values[hole], low, high)
     filled[hole] = np.rint(chosen) if filled.dtype == np.int16 else chosen
     warning = (
         f"Marks drawn on the picture ({hole.mean():.1%} of it) were filled in from around before the model read it: what lies "
@@ -226,13 +250,20 @@ def _pieces(mask: Mask, shortest: float, longest: float) -> Iterator[_Piece]:
             yield _Piece(labels[y : y + height, x : x + width] == label, x, y)
 
 
-def _named(pieces: list[_Piece], shape: tuple[int, int], *, keep_unknown: bool) -> list[Mark]:
-    """Marks by shape; what stands in a row of similar height is text, whatever its letters look like."""
-    shapes = [_shape(piece.mask, by_hand=keep_unknown) for piece in pieces]
+def _named(pieces: list[_Piece], shape: tuple[int, int], *, drawn: bool) -> list[Mark]:
+    """Marks by shape; what stands in a row of similar height is text, whatever its letters look like.
+
+    Parameters
+    ----------
+    drawn
+        Whether the pieces are known to be drawn, so that text and unknown shapes are marks, too. Rows of bright vessels or
+        black cysts look like text, so that without color no text is found.
+    """
+    shapes = [_shape(piece.mask, by_hand=drawn) for piece in pieces]
     lines = _lines([piece for piece in pieces if piece.height <= 0.08 * shape[0]])
     letters = [piece for line in lines for piece in line]
     found = []
-    for line in lines:
+    for line in lines if drawn else []:
         pixels = np.zeros(shape, np.bool_)
         for piece in line:
             pixels |= piece.on(shape)
@@ -244,7 +275,7 @@ def _named(pieces: list[_Piece], shape: tuple[int, int], *, keep_unknown: bool) 
             tip = None if seen.tip is None else (seen.tip[0] + piece.left, seen.tip[1] + piece.top)
             region = None if seen.region is None else piece.on(shape, seen.region)
             found.append(Mark(seen.kind, piece.on(shape), tip, region))
-        elif keep_unknown:
+        elif drawn:
             found.append(Mark(MarkKind.OTHER, piece.on(shape)))
     return found
 
@@ -266,53 +297,59 @@ def _lines(pieces: list[_Piece]) -> list[list[_Piece]]:
     return [row for row in rows if len(row) >= 3]
 
 
-def _plain_marks(distance: Values, near: Mask) -> list[Mark]:
+def _plain_marks(distance: Values, contrast: float, near: Mask) -> list[Mark]:
     """Marks among what is nearly 0 in `distance`, the distance to black or to white, with a sharp edge."""
     plain = distance <= PLAIN
     if not (plain & near).any():
         return []
-    level = np.rint(distance * 255).astype(np.uint8)
-    side = 2 * max(5, round(max(distance.shape) / 40)) + 1
-    background = np.asarray(cv2.medianBlur(level, side), np.float32) / np.float32(255)
-    thin = (distance <= HALF * background) & (background >= LEAST_CONTRAST)
+    rows, columns = distance.shape
+    small = cv2.resize(distance, (-(-columns // 4), -(-rows // 4)), interpolation=cv2.INTER_AREA)
+    side = 2 * max(1, round(max(distance.shape) / 160)) + 1
+    level = cv2.medianBlur(np.rint(small * 255).astype(np.uint8), side)
+    background = cv2.resize(np.asarray(level, np.float32) / np.float32(255), (columns, rows))
+    thin = (distance <= HALF * background) & (background >= contrast)
     found: list[Mark] = []
     taken = np.zeros(distance.shape, np.bool_)
     for mask in (plain, plain | thin):
-        longest = LONGEST * max(distance.shape)
-        pieces = [
-            piece
-            for piece in _pieces(mask, SHORTEST, longest)
-            if near[piece.top : piece.top + piece.height, piece.left : piece.left + piece.width].any()
-            and not taken[piece.top : piece.top + piece.height, piece.left : piece.left + piece.width][piece.mask].any()
-            and _is_sharp(distance, piece)
-        ]
-        for mark in _named(pieces, (distance.shape[0], distance.shape[1]), keep_unknown=False):
-            found.append(mark)
+        pieces = _sharp_pieces(distance, mask & ~taken, plain, contrast, near)
+        for mark in _named(pieces, (rows, columns), drawn=False):
+            pixels = mark.pixels
+            for _ in range(4):  # smoothed pixels that are the mark's by half, and thin ends that they cut off
+                pixels = pixels | (_grown(pixels, 1) & (distance < 0.5 * background))
+            found.append(replace(mark, pixels=pixels, region=None if mark.region is None else mark.region & ~pixels))
             taken |= _grown(mark.pixels, FRINGE)
     return found
 
 
-def _is_sharp(distance: Values, piece: _Piece) -> bool:
-    """Whether the background is reached within two pixels all around, and differs enough."""
-    room = 6
-    rows, columns = distance.shape
-    top, left = max(0, piece.top - room), max(0, piece.left - room)
-    around = distance[top : min(rows, piece.top + piece.height + room), left : min(columns, piece.left + piece.width + room)]
-    mask = np.zeros(around.shape, np.uint8)
-    y, x = piece.top - top, piece.left - left
-    mask[y : y + piece.height, x : x + piece.width] = piece.mask
-    steps = np.asarray(cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5), np.float32)
-    beside = (steps > 1.9) & (steps < 2.9)
-    farther = (steps >= 3.5) & (steps < room)
-    if not beside.any() or not farther.any():
-        return False
-    weight = farther.astype(np.float32)
-    sums = cv2.GaussianBlur(around * weight, (0, 0), 2.0, borderType=cv2.BORDER_CONSTANT)
-    weights = cv2.GaussianBlur(weight, (0, 0), 2.0, borderType=cv2.BORDER_CONSTANT)
-    background = sums[beside] / np.maximum(weights[beside], 1e-3)
-    if float(np.median(background)) < LEAST_CONTRAST:
-        return False
-    return float(np.median(around[beside] / np.maximum(background, 1e-3))) >= SHARP
+def _sharp_pieces(distance: Values, mask: Mask, plain: Mask, least: float, near: Mask) -> list[_Piece]:
+    """Components beside which the background is reached within two pixels, and differs enough."""
+    pieces = [
+        piece
+        for piece in _pieces(mask, SHORTEST, LONGEST * max(distance.shape))
+        if near[piece.box].any()
+        and piece.left > 0 < piece.top
+        and piece.left + piece.width < distance.shape[1]
+        and piece.top + piece.height < distance.shape[0]
+        and np.count_nonzero(plain[piece.box] & piece.mask) >= LEAST_PLAIN * np.count_nonzero(piece.mask)
+    ]
+    if not pieces:
+        return []
+    kept = np.ones(distance.shape, np.uint8)
+    for piece in pieces:
+        kept[piece.box][piece.mask] = 0
+    steps, nearest = cv2.distanceTransformWithLabels(kept, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    away = (steps >= 3.5).astype(np.float32)
+    sums = cv2.GaussianBlur(distance * away, (0, 0), 2.5, borderType=cv2.BORDER_CONSTANT)
+    weights = cv2.GaussianBlur(away, (0, 0), 2.5, borderType=cv2.BORDER_CONSTANT)
+    beside = (steps > 1.9) & (steps < 2.9) & (weights > 0.01)
+    background = sums[beside] / weights[beside]
+    owner = nearest[beside]
+    count = int(nearest.max()) + 1
+    pixels = np.maximum(np.bincount(owner, minlength=count), 1)
+    contrast = np.bincount(owner, background, count) / pixels
+    reached = np.bincount(owner, distance[beside] >= SHARP * background, count) / pixels
+    sharp = (contrast >= least) & (reached >= SHARP_ALONG)
+    return [piece for piece in pieces if sharp[nearest[piece.box][piece.mask][0]]]
 
 
 def _shape(mask: Mask, *, by_hand: bool) -> _Shape | None:
@@ -337,7 +374,7 @@ def _outlined(mask: Mask, *, by_hand: bool) -> Mask | None:
     cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
     inside = (filled[1:-1, 1:-1] > 0) & ~mask
     area = int(filled.sum())
-    if min(mask.shape) < SHORTEST or inside.sum() < 0.5 * area or len(contours[0]) < 5:
+    if min(mask.shape) < SHORTEST or inside.sum() < 0.4 * area or len(contours[0]) < 5:
         return None
     if by_hand:
         hull = float(cv2.contourArea(cv2.convexHull(contours[0])))
@@ -356,72 +393,148 @@ def _iou(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
     return float((first & second).sum() / max(1, int((first | second).sum())))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """An arrow or arrowhead that a shape may be: along `direction` (radians) from `tip`."""
+
+    tip: tuple[float, float]
+    direction: float
+    head: float
+    """Length of the head, in pixels, like everything here."""
+    right: float
+    left: float
+    """Half widths of the head at its end."""
+    notch: float
+    """How far from the tip the head is filled along its axis."""
+    length: float
+    shaft: float | None
+    """Half width of the shaft; None for an arrowhead."""
+    misfit: float
+
+    def _at(self, along: float, across: float) -> tuple[float, float]:
+        cosine, sine = math.cos(self.direction), math.sin(self.direction)
+        return self.tip[0] + along * cosine - across * sine, self.tip[1] + along * sine + across * cosine
+
+    def drawn(self, shape: tuple[int, ...], *, hollow: bool) -> npt.NDArray[np.uint8]:
+        """(h, w) of 0 and 1: the ideal shape, filled, or of three lines."""
+        canvas = np.zeros(shape, np.uint8)
+        back_right, back_left = self._at(self.head, self.right), self._at(self.head, -self.left)
+        thick = self.shaft if self.shaft is not None else 0.0
+        if hollow:
+            for end in (back_right, back_left, self._at(self.length, 0)):
+                _line(canvas, self.tip, end, thick)
+            return canvas
+        corners = [self.tip, back_right]
+        if self.shaft is None:
+            corners.append(self._at(self.notch, 0))
+        else:
+            notch = min(self.notch, self.head)
+            corners += [self._at(along, side * thick) for side in (1, -1) for along in (notch, self.length)[::side]]
+        _fill(canvas, [*corners, back_left])
+        return canvas
+
+
+def _fill(canvas: npt.NDArray[np.uint8], corners: list[tuple[float, float]]) -> None:
+    fixed = np.rint((np.array(corners) - 0.5) * 16).astype(np.int32)  # OpenCV counts from the first pixel's center
+    cv2.fillPoly(canvas, [fixed], (1,), cv2.LINE_8, 4)
+
+
+def _line(canvas: npt.NDArray[np.uint8], begin: tuple[float, float], end: tuple[float, float], half: float) -> None:
+    first, last = (tuple(round((value - 0.5) * 16) for value in point) for point in (begin, end))
+    cv2.line(canvas, first, last, (1,), max(1, round(2 * half)), cv2.LINE_8, 4)
+
+
 def _pointed(mask: Mask) -> _Shape | None:
     """Arrow or arrowhead, from its profile along the axis through each corner of its hull that may be the tip."""
-    rows, columns = np.nonzero(mask)
-    points = np.stack([columns, rows], axis=1).astype(np.float32) + np.float32(0.5)
-    contours, _ = cv2.findContours(np.pad(mask.astype(np.uint8), 1), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    solid = mask.astype(np.uint8)
+    padded = np.pad(solid, 1)
+    contours, _ = cv2.findContours(padded, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.convexHull(contours[0])
     corners = np.asarray(cv2.approxPolyDP(hull, 1.0, closed=True), np.float32)[:, 0, :] - np.float32(0.5)
-    if len(corners) > 12:
-        return None  # a disk has no tip
+    if not 3 <= len(corners) <= MOST_CORNERS:
+        return None
+    rows, columns = np.nonzero(mask)
+    points = np.stack([columns, rows], axis=1).astype(np.float32) + np.float32(0.5)
     middle = points.mean(axis=0)
-    best, best_misfit = None, WELL_FITTED
+    wider = np.asarray(cv2.dilate(padded, np.ones((3, 3), np.uint8)))[1:-1, 1:-1] > 0
+    best, best_overlap = None, LIKE_DRAWN
     for corner in corners:
         offsets = points - corner
         farthest = offsets[int((offsets**2).sum(axis=1).argmax())]
-        for toward in (middle - corner, farthest):
-            direction = math.atan2(float(toward[1]), float(toward[0]))
-            for turn in (-8, -4, 0, 4, 8):
-                seen = _profile(offsets, direction + math.radians(turn))
-                if seen is not None and seen[1] < best_misfit:
-                    best_misfit = seen[1]
-                    best = _Shape(seen[0], tip=(float(corner[0]), float(corner[1])))
-    return best
+        tip = float(corner[0]), float(corner[1])
+        seen = [
+            _profile(offsets, wider, tip, math.atan2(toward[1], toward[0]) + math.radians(turn))
+            for toward in (middle - corner, farthest)
+            for turn in (-8, -4, 0, 4, 8)
+        ]
+        pointer = min((one for one in seen if one is not None), key=lambda one: one.misfit, default=None)
+        if pointer is not None and pointer.misfit <= WELL_FITTED:
+            overlap = max(
+                _iou(solid, pointer.drawn(solid.shape, hollow=hollow)) for hollow in {False, pointer.shaft is not None}
+            )
+            if overlap > best_overlap:
+                best, best_overlap = pointer, overlap
+    if best is None:
+        return None
+    return _Shape(MarkKind.ARROWHEAD if best.shaft is None else MarkKind.ARROW, tip=best.tip)
 
 
-def _profile(offsets: Values, direction: float) -> tuple[MarkKind, float] | None:
-    """Kind and misfit of a shape whose tip is at the origin and which lies along `direction` from it.
+def _profile(offsets: Values, wider: Mask, tip: tuple[float, float], direction: float) -> _Pointer | None:
+    """What a shape is if its tip is at the origin of `offsets` and it lies along `direction` from there.
 
     The half width must grow in proportion to the distance from the tip, alike on both sides, up to the head's end; behind it
     there is nothing (arrowhead) or a thin shaft (arrow).
+
+    Parameters
+    ----------
+    offsets
+        (N, 2) from the tip to the shape's pixels.
+    wider
+        (h, w) the shape and the pixels beside it: an axis that runs beside a line one pixel wide is still on it.
     """
-    along = offsets[:, 0] * math.cos(direction) + offsets[:, 1] * math.sin(direction)
-    across = offsets[:, 1] * math.cos(direction) - offsets[:, 0] * math.sin(direction)
+    cosine, sine = math.cos(direction), math.sin(direction)
+    along = offsets[:, 0] * cosine + offsets[:, 1] * sine
+    across = offsets[:, 1] * cosine - offsets[:, 0] * sine
     length = float(along.max()) + 0.5
-    if length < SHORTEST or float(along.min()) < -1.5:
+    if length < SHORTEST_POINTER or float(along.min()) < -1.5:
         return None
     bins = np.clip(along, 0, None).astype(np.intp)
     count = int(bins.max()) + 1
-    right, left = np.full(count, -np.inf), np.full(count, -np.inf)
-    np.maximum.at(right, bins, across)
-    np.maximum.at(left, bins, -across)
-    occupied = np.isfinite(right)
-    if occupied.mean() < 0.95:
+    order = bins.argsort()
+    occupied, starts = np.unique(bins[order], return_index=True)
+    if len(occupied) < 0.95 * count:
         return None
     steps = np.arange(count) + 0.5
-    right, left = (np.interp(steps, steps[occupied], side[occupied]) + 0.5 for side in (right, left))
+    right, left = (
+        np.interp(steps, steps[occupied], np.maximum.reduceat(side[order], starts)) + 0.5 for side in (across, -across)
+    )
     half = (right + left) / 2
     end = int(half.argmax())
     widest = float(half[end])
     if widest < 2 or end < 2:
         return None
     slope = widest / (end + 0.5)
-    if not math.tan(math.radians(8)) <= slope <= math.tan(math.radians(60)):
+    if not NARROWEST <= math.degrees(math.atan(slope)) <= WIDEST:
         return None
     head, tail = slice(0, end + 1), slice(end + 1, count)
     misfit = float(np.abs(half[head] - slope * steps[head]).mean()) / widest
     misfit += float(np.abs(right - left)[head].mean()) / 2 / widest
-    center = np.zeros(count, np.bool_)
-    center[bins[np.abs(across) <= 1.0]] = True
+    x = np.clip(tip[0] + steps * cosine, 0, wider.shape[1] - 1).astype(np.intp)
+    y = np.clip(tip[1] + steps * sine, 0, wider.shape[0] - 1).astype(np.intp)
+    center = wider[y, x]
+    notch = float(count if center.all() else int(center.argmin()))
     behind = count - end - 1
+    shaft = None
     if behind <= max(2, 0.2 * count):
-        area = len(offsets) / (widest * (end + 1))
-        if not 0.45 <= area <= 1.2 or not center[: max(3, int(0.4 * count))].all():
+        if notch < max(3, 0.4 * count):
             return None
-        return MarkKind.ARROWHEAD, misfit
-    shaft = half[end + 1 + behind // 5 :]
-    thick = float(np.median(shaft))
-    if thick > 0.6 * widest or float(np.abs(shaft - thick).mean()) > 0.15 * widest + 0.4 or center[tail].mean() < 0.9:
-        return None
-    return MarkKind.ARROW, misfit
+    else:
+        behind_head = half[end + 1 + behind // 5 :]
+        shaft = float(np.median(behind_head))
+        if length < SHORTEST_ARROW or shaft > 0.52 * widest:
+            return None
+        if float(np.abs(behind_head - shaft).mean()) > 0.15 * widest + 0.4 or center[tail].mean() < 0.9:
+            return None
+    return _Pointer(
+        tip, direction, end + 0.5, float(right[end]), float(left[end]), min(notch, end + 0.5), length, shaft, misfit
+    )

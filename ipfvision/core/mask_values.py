@@ -39,8 +39,7 @@ def find_areas(values: npt.NDArray[np.uint32], *, is_color: bool = False) -> Are
     -------
     None if this is no mask: too many values, or values as scattered as in an image of a patient.
     """
-    kinds, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    index = index.reshape(values.shape)
+    kinds, index, counts = _kinds(values)
     blurred = 0
     if len(kinds) > FEW_VALUES:
         solid = _solid(index, counts)
@@ -57,6 +56,20 @@ def find_areas(values: npt.NDArray[np.uint32], *, is_color: bool = False) -> Are
     background = 0 if kinds[0] == 0 else int(counts.argmax())
     areas = {int(kinds[i]): index == i for i in np.flatnonzero(counts) if i != background}
     return Areas(areas, int(kinds[background]), blurred)
+
+
+def _kinds(
+    values: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """`np.unique` with inverse and counts, without its sort where a table of all values is no larger than the picture."""
+    if int(values.max()) > max(values.size, 2**16):
+        found, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return found.astype(np.intp), index.reshape(values.shape), counts
+    table = np.bincount(values.ravel())
+    kinds = np.flatnonzero(table)
+    counts = table[kinds]
+    table[kinds] = np.arange(len(kinds))
+    return kinds, table[values], counts
 
 
 def _solid(index: npt.NDArray[np.intp], counts: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

@@ -25,8 +25,9 @@ NOISE = 0.01
 UNSOLVED = 1e-5
 """Largest difference, in grey, between an imputed value and the mean of its neighbors at which the solution is taken: within
 1e-3 of the exact one, a tenth of the noise."""
-MOST_CUTS = 3
-"""How often a piece of a region may be halved to find room for it elsewhere."""
+LEAST_PIECE = 64
+"""Pixels that a piece of a region keeps when it is cut to find room for it elsewhere: crumbs would be imputed from what lies
+between them."""
 
 _NEIGHBORS = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float64) / 12
 """Rong et al. 2022: direct neighbors 1/6, diagonal ones 1/12."""
@@ -391,7 +392,7 @@ def random_part(mask: Mask, room: Mask, random: np.random.Generator) -> Mask | N
 
     Each 8-connected piece is placed on its own, turned by a random multiple of 90 degrees or mirrored, wholly inside the room
     and beside the other pieces. A piece that fits nowhere, such as a long rim of the pleura, is cut across its long side into
-    halves, these perhaps again, down to eighths: crumbs would be imputed from what lies between them.
+    halves, these perhaps again.
 
     Parameters
     ----------
@@ -405,19 +406,19 @@ def random_part(mask: Mask, room: Mask, random: np.random.Generator) -> Mask | N
     (H, W) with as many pixels as `mask`, inside `room`; None if there was no room in this try.
     """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    pieces = [(np.argwhere(labels == label), 0) for label in range(1, count)]
+    pieces = [np.argwhere(labels == label) for label in range(1, count)]
     free, placed = room.copy(), np.zeros_like(mask)
     while pieces:
-        pieces.sort(key=lambda one: len(one[0]))  # the largest first, while there is room
-        piece, cuts = pieces.pop()
+        pieces.sort(key=len)  # the largest first, while there is room
+        piece = pieces.pop()
         spot = _spot(piece, free, random)
         if spot is not None:
             placed[spot[:, 0], spot[:, 1]] = True
             free[spot[:, 0], spot[:, 1]] = False
-        elif cuts == MOST_CUTS or len(piece) == 1:
+        elif len(piece) < 2 * LEAST_PIECE:
             return None
         else:
-            pieces.extend((half, cuts + 1) for half in _halves(piece))
+            pieces.extend(_halves(piece))
     return placed
 
 

@@ -9,7 +9,7 @@ from ipfvision.core.annotation import FromFile
 from ipfvision.dicom.attributes import Attributes, is_dicom, parse, quiet
 from ipfvision.dicom.segmentation import LABEL_MAP, SEGMENTATION, read_segmentation
 from ipfvision.dicom.structure_set import STRUCTURE_SET, read_structure_set
-from ipfvision.errors import InputRefused
+from ipfvision.errors import InputRefused, NotAnImage
 
 _SOP_CLASS = 0x00080016
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -47,10 +47,15 @@ def read_annotations(content: bytes) -> tuple[FromFile, ...]:
     with quiet():
         dataset, syntax = parse(content)
         sop_class = _sop_class(dataset)
-        if sop_class == STRUCTURE_SET:
-            return read_structure_set(dataset)
-        if sop_class in (SEGMENTATION, LABEL_MAP):
-            return read_segmentation(Attributes(dataset), syntax)
+        try:
+            if sop_class == STRUCTURE_SET:
+                return read_structure_set(dataset)
+            if sop_class in (SEGMENTATION, LABEL_MAP):
+                return read_segmentation(Attributes(dataset), syntax)
+        except InputRefused:
+            raise
+        except Exception:  # noqa: BLE001  pydicom converts an element when it is asked for it, and raises many things
+            raise NotAnImage("This DICOM annotation is damaged or incomplete; please export it again.") from None
     raise InputRefused(
         "This DICOM file is neither a segmentation (SEG) nor a set of contours (RTSTRUCT) by its SOP Class (0008,0016); please "
         "give one of these, drawn on the open CT."

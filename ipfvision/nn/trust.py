@@ -42,6 +42,8 @@ PERCENTS = (0, 10, 20, 30, 40, 50, 70, 90)
 RANDOM_ORDERS = 3
 RANDOM_PARTS = 19
 """Of the lung, to compare with the annotation: that it takes more than all of them has a chance of 1 in 20."""
+LEAST_ROOM = 1.5
+"""Lung beside the annotation, as a multiple of its area, below which random parts would all be nearly the same."""
 
 
 def layers_from_the_top(network: nn.Module) -> tuple[str, ...]:
@@ -203,8 +205,9 @@ def occlusion(
     random = np.random.default_rng(seed)
     parts: list[Mask] = []
     if reason is None:
-        tries = (random_part(marked, room, random) for _ in range(2 * RANDOM_PARTS))
-        parts = list(islice((part for part in tries if part is not None), RANDOM_PARTS))
+        tries = 2 * RANDOM_PARTS if room.sum() >= LEAST_ROOM * marked.sum() else 0
+        tried = (random_part(marked, room, random) for _ in range(tries))
+        parts = list(islice((part for part in tried if part is not None), RANDOM_PARTS))
         if len(parts) < RANDOM_PARTS:
             reason = "elsewhere in the lung there is no room for parts of the same size and shape to compare with."
             parts = []

@@ -5,9 +5,10 @@ cannot be read.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -230,11 +231,12 @@ def _parsed(name: str, content: bytes, stems: Collection[str], normal: npt.NDArr
 def split_uploads(uploads: Iterable[Upload]) -> tuple[tuple[Upload, ...], tuple[Upload, ...]]:
     """Tell scans from annotations that were dropped together.
 
-    DICOM SEG and RTSTRUCT, NIfTI, JSON and TIFF are annotations. A PNG is one if it has so few colors that it cannot be a CT
-    slice (`ipfvision.images.FEW_COLORS`), or if its name or folder speaks of a mask, label or segmentation and another
-    picture or DICOM file of the same name without that word came along. Everything else is a scan, JPEG always; so a grey
-    label picture of many values goes with the scans unless it is named like a mask beside its slice. A .zip that holds both
-    is opened, and its files go their ways with the .zip as their folder.
+    DICOM SEG and RTSTRUCT, NIfTI, LabelMe and COCO are annotations, and TIFF if it was given by itself. A picture is one if it
+    has so few colors that it cannot be a CT slice (`ipfvision.images.FEW_COLORS`), or if its name or folder speaks of a mask,
+    label or segmentation and another picture or DICOM file of the same name without that word came along. Everything else is
+    a scan, JPEG always; so a grey label picture of many values goes with the scans unless it is named like a mask beside its
+    slice. A .zip that holds both is opened, and its files go their ways with the .zip as their folder. What is neither goes
+    with the others of its folder, or else with the scans, where it gets its sentence.
 
     Returns
     -------
@@ -246,21 +248,39 @@ def split_uploads(uploads: Iterable[Upload]) -> tuple[tuple[Upload, ...], tuple[
     return _sorted(files)
 
 
+class _Kind(Enum):
+    SCAN = "scan"
+    PICTURE = "picture"
+    """A scan as far as its content tells, and perhaps a mask by its name."""
+    ANNOTATION = "annotation"
+    NEITHER = "neither"
+
+
 @dataclass(frozen=True, slots=True)
 class _Dropped:
     upload: Upload
-    is_annotation: bool
-    is_picture: bool
-    """PNG: its name may yet make it an annotation."""
+    kind: _Kind
 
 
 def _sorted(files: Sequence[_Dropped]) -> tuple[tuple[Upload, ...], tuple[Upload, ...]]:
-    beside = {stem(one.upload.name) for one in files if not one.is_annotation and not _speaks_of_mask(one.upload)}
+    beside = {
+        stem(one.upload.name) for one in files if one.kind in (_Kind.SCAN, _Kind.PICTURE) and not _speaks_of_mask(one.upload)
+    }
+    kinds = [
+        _Kind.ANNOTATION
+        if one.kind is _Kind.PICTURE and _speaks_of_mask(one.upload) and stem(one.upload.name) in beside
+        else one.kind
+        for one in files
+    ]
+    folders: defaultdict[str | None, set[_Kind]] = defaultdict(set)
+    for one, kind in zip(files, kinds, strict=True):
+        folders[one.upload.folder].add(_Kind.SCAN if kind is _Kind.PICTURE else kind)
     scans: list[Upload] = []
     annotations: list[Upload] = []
-    for one in files:
-        is_named = one.is_picture and _speaks_of_mask(one.upload) and stem(one.upload.name) in beside
-        (annotations if one.is_annotation or is_named else scans).append(one.upload)
+    for one, kind in zip(files, kinds, strict=True):
+        among_annotations = one.upload.folder is not None and folders[one.upload.folder] == {_Kind.ANNOTATION, _Kind.NEITHER}
+        goes_along = kind is _Kind.NEITHER and among_annotations
+        (annotations if kind is _Kind.ANNOTATION or goes_along else scans).append(one.upload)
     return tuple(scans), tuple(annotations)
 
 
@@ -268,32 +288,29 @@ def _speaks_of_mask(upload: Upload) -> bool:
     return bool(_MASK_WORDS.search(upload.name.lower()))
 
 
-def _told(upload: Upload, content: bytes) -> _Dropped:
-    is_picture = images.is_mask_format(content)
-    if is_picture:
-        is_annotation = not images.is_image(content) or images.has_few_colors(content)
-    else:
-        is_annotation = dicom.is_annotation(content) or nifti.is_nifti(content) or json_annotations.is_json(content)
-    return _Dropped(upload, is_annotation, is_picture)
+def _kind(content: bytes, folder: str | None) -> _Kind:
+    if images.is_mask_format(content):
+        is_own_tiff = folder is None and not images.is_image(content)
+        return _Kind.ANNOTATION if is_own_tiff or images.has_few_colors(content) else _Kind.PICTURE
+    if dicom.is_annotation(content) or nifti.is_nifti(content) or json_annotations.is_annotation(content):
+        return _Kind.ANNOTATION
+    return _Kind.SCAN if dicom.is_dicom(content) or images.is_image(content) else _Kind.NEITHER
 
 
 def _opened(upload: Upload) -> list[_Dropped]:
     """The upload itself, or the files of a .zip that holds both scans and annotations."""
     if not is_zip(upload.content):
-        return [_told(upload, upload.content)]
-    whole = _Dropped(upload, is_annotation=False, is_picture=False)
+        return [_Dropped(upload, _kind(upload.content, upload.folder))]
     try:
         # Twice, so that of a .zip of scans alone only one file at a time is unpacked.
-        told = [_told(Upload(file.name, b"", upload.name), file.load()) for file in _members(upload)]
+        told = [_Dropped(Upload(file.name, b"", upload.name), _kind(file.load(), upload.name)) for file in _members(upload)]
         scans, annotations = _sorted(told)
-        if not annotations:
-            return [whole]
-        if not scans:
-            return [replace(whole, is_annotation=True)]
-        loaded = (Upload(file.name, file.load(), upload.name) for file in _members(upload))
-        return [replace(one, upload=member) for one, member in zip(told, loaded, strict=True)]
+        if scans and annotations:
+            loaded = (Upload(file.name, file.load(), upload.name) for file in _members(upload))
+            return [replace(one, upload=member) for one, member in zip(told, loaded, strict=True)]
     except InputRefused:
-        return [whole]  # and the intake of scans says why
+        annotations = ()  # and the intake of scans says why
+    return [_Dropped(upload, _Kind.ANNOTATION if annotations else _Kind.SCAN)]
 
 
 def _members(upload: Upload) -> Iterator[File]:

@@ -225,7 +225,7 @@ def _refuse_missing() -> NoReturn:
 
 
 def _refuse_large() -> NoReturn:
-    raise TooLarge(f"This file is larger than {LARGEST_FILE // 2**20:,} MB; please give the slices one by one.")
+    raise TooLarge(f"This file is larger than {LARGEST_FILE // 2**20:,} MB; please give a smaller one.")
 
 
 def _load(path: Path) -> bytes:
