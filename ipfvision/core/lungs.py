@@ -267,7 +267,7 @@ def _doubt(lungs: list[npt.NDArray[np.uint8]], airless: float, body_area: int) -
     if min(areas) < LEAST_SIDE * max(areas):
         side = "left" if areas[0] < areas[1] else "right"
         return (
-            f"Almost no lung was found on the {side} side of the picture: it is missing there, cut off by the picture's border, "
+            f"Almost no lung was found on the {side} side of the picture: it is missing there, cut off by the border, "
             "or too dense to be told apart."
         )
     if sum(areas) < LEAST_MEASURED * body_area:
