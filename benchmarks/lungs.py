@@ -130,9 +130,9 @@ def phantoms(seeds: range) -> Iterator[Case]:
             yield from diseased(case, rng)
 
 
-def real_normals(data: Path, every: int, find: Find) -> Iterator[Case]:
+def real_normals(data: Path, every: int, find: Find, patients: list[str] | None = None) -> Iterator[Case]:
     """Real slices without disease and the same with it drawn in; the truth is the mask of the one without."""
-    for index, normal in enumerate(normal_slices(data)[::every]):
+    for index, normal in enumerate(normal_slices(data, patients)[::every]):
         spacing = PixelSpacing(normal.mm_per_pixel, normal.mm_per_pixel)
         scan = as_slice(normal.hu, spacing)
         lungs = find(scan).mask

@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from ipfvision.core.annotation import Annotation, AnnotationFile, DrawnOnImage, Finding, FromFile, Said, finding_of
 from ipfvision.core.mask_values import Areas, find_areas
@@ -221,8 +221,12 @@ def _sixteen_bits(values: npt.NDArray[Any], warnings: list[str]) -> npt.NDArray[
 
 
 def _check_color(rgb: npt.NDArray[np.uint8], warnings: list[str]) -> npt.NDArray[np.bool_] | None:
-    """Where the picture is in color, if that is enough for a mark; a picture that is mostly in color is refused."""
-    colored = np.asarray(rgb.max(axis=2) - rgb.min(axis=2) >= COLORED_FROM)
+    """Where the picture is in color, if that is enough for a mark; a picture that is mostly in color is refused.
+
+    Smoothed edges and what JPEG spreads are left out: they have less than half of the color of the mark beside them.
+    """
+    spread = rgb.max(axis=2) - rgb.min(axis=2)
+    colored = np.asarray(spread >= COLORED_FROM)
     share = float(colored.mean())
     if share > MOST_COLORED:
         raise NotAxialCT(
@@ -232,7 +236,8 @@ def _check_color(rgb: npt.NDArray[np.uint8], warnings: list[str]) -> npt.NDArray
     if np.count_nonzero(colored) < FEWEST_COLORED:
         return None
     warnings.append(f"Colored marks cover {share:.1%} of the picture.")
-    return colored
+    strongest = np.asarray(Image.fromarray(spread).filter(ImageFilter.MaxFilter(7)))
+    return np.asarray(colored & (spread >= strongest / 2))
 
 
 def write_png(image: npt.NDArray[Any]) -> bytes:

@@ -132,13 +132,18 @@ def test_a_color_photograph_is_refused(kind):
 def test_colored_marks_on_grey_are_accepted_and_said():
     marked = np.repeat(RNG.integers(0, 256, (64, 64, 1)).astype(np.uint8), 3, axis=2)
     marked[10:14, 10:30] = (255, 220, 0)
-    (warning,) = read(encoded(Image.fromarray(marked))).warnings
+    scan = read(encoded(Image.fromarray(marked)))
+    (warning,) = scan.warnings
     assert "Colored marks" in warning
+    assert scan.colored is not None
+    assert (scan.colored == (marked[..., 0] != marked[..., 2])).all()
 
 
 def test_a_grey_jpeg_saved_in_color_has_no_marks():
     noisy = Image.fromarray(np.repeat(RNG.integers(0, 256, (64, 64, 1)).astype(np.uint8), 3, axis=2))
-    assert read(encoded(noisy, "JPEG", quality=60)).warnings == ()
+    scan = read(encoded(noisy, "JPEG", quality=60))
+    assert scan.warnings == ()
+    assert scan.colored is None
 
 
 def test_a_slight_tint_is_not_color():

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision.core.slice import PixelSpacing, Slice, grey
+from ipfvision.core.slice import PixelSpacing, Scale, Slice, grey
 from ipfvision.core.window import LUNG, apply_window
 
 WORKING_SIZE = 512
@@ -32,6 +32,10 @@ CLOSING = 0.035
 """Radius of the closing, as a share of the body's width (about 12 mm): takes dense subpleural rims and walls back in."""
 CUT_OFF_MM = 8.0
 """A small piece of air this near to a lung belongs to it."""
+AERATED_BELOW = 0.78
+"""Grey value in the lung window below which tissue holds air: -180 HU; fat is denser."""
+AERATED_MM, LEAST_AERATED_MM2 = 4.0, 60.0
+"""Thickness and area that such tissue has, unlike the blurred edge of a lung."""
 BODY_MM = 343.0
 """Width of the body that stands for the scale: the mask must not depend on whether a file states its spacing."""
 RAYS = 96
@@ -63,14 +67,12 @@ LEAST_LUNG_WITH_RIM = 0.03
 """Share of the body's area from which a lung is given a dense rim: at the apex muscle, in the recess liver, is too near."""
 LEAST_SOFT_TISSUE = 0.82
 """Least grey value of the body's soft tissue that fits the lung window: in another one, bone and fat have other values."""
-MOST_CUT_MM = 25.0
-"""Length along which lung may meet the picture's border."""
 LEAST_SIDE = 0.2
 """Smallest area of one lung as a share of the other's."""
 LEAST_MEASURED = 0.03
 """Smallest share of the body's area that is worth measuring on: in less, all lung is near the pleura."""
 MOST_AIRLESS = 0.2
-"""Largest share of one lung that may be without air before its outline is a guess."""
+"""Largest share of one lung that may be without air before its outline is a guess; real normal slices reach 0.15."""
 BLACK = 0.1
 """Darker than any air in the lung window."""
 FITS = 10
@@ -238,6 +240,8 @@ def find_lungs(scan: Slice) -> Lungs:
     kept |= _cut_off(image, labels, statistics, kept, (left, body_width), LEAST_COMPONENT * body_area, millimeter)
     whole = np.zeros_like(mask)
     blurred = np.asarray(cv2.GaussianBlur(image, (0, 0), millimeter), np.float32)
+    if scan.scale is Scale.HOUNSFIELD:  # in a picture of another window, fat may be as dark
+        kept |= _partly_aerated(blurred, kept, air & (1 - kept), body, millimeter)
     # Each lung on its own: where disease joins the two, the mediastinum would be a hole to fill.
     lungs = [_fill_holes(_close(side, CLOSING * body_width)) for side in sides(Lungs(kept > 0, middle=middle))]
     between = _between(lungs, middle)
@@ -248,30 +252,23 @@ def find_lungs(scan: Slice) -> Lungs:
             rim, missing = _dense_rim(lung > 0, blurred, outwards, between, millimeter)
             whole |= rim & body
             airless = max(airless, missing)
-    found_air, measured = full(mask), full(whole)
+    found_air = full(mask)
     return Lungs(
-        measured,
-        doubt=_doubt(lungs, airless, _cut_mm(measured, scan.padding) * shrink / millimeter, body_area),
+        full(whole),
+        doubt=_doubt(lungs, airless, body_area),
         middle=middle / shrink,
         frame=_bounding_box(found_air) if found_air.any() else None,
     )
 
 
-def _cut_mm(mask: npt.NDArray[np.bool_], padding: npt.NDArray[np.bool_]) -> int:
-    """Pixels of the mask at the border of what was measured: the picture's own, or that of the reconstruction circle."""
-    seen = cv2.erode((~padding).astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return int((mask & (seen == 0)).sum())
-
-
-def _doubt(lungs: list[npt.NDArray[np.uint8]], airless: float, cut_mm: float, body_area: int) -> str | None:
+def _doubt(lungs: list[npt.NDArray[np.uint8]], airless: float, body_area: int) -> str | None:
     """One sentence, or None if the mask is fit to be measured on."""
     areas = [int(lung.sum()) for lung in lungs]
-    if cut_mm > MOST_CUT_MM:
-        return f"The picture cuts the lungs off at its border (over about {cut_mm:.0f} mm), so their outer surface is not seen."
     if min(areas) < LEAST_SIDE * max(areas):
         side = "left" if areas[0] < areas[1] else "right"
         return (
-            f"Almost no lung was found on the {side} side of the picture: it is missing there, or too dense to be told apart."
+            f"Almost no lung was found on the {side} side of the picture: it is missing there, cut off by the border, "
+            "or too dense to be told apart."
         )
     if sum(areas) < LEAST_MEASURED * body_area:
         return (
@@ -346,6 +343,30 @@ def _cut_off(
     taken &= mean > BLACK  # else a drawn arrowhead
     taken[0] = False
     return np.asarray(taken[labels], np.uint8)
+
+
+def _partly_aerated(
+    blurred: npt.NDArray[np.float32],
+    kept: npt.NDArray[np.uint8],
+    gas: npt.NDArray[np.uint8],
+    body: npt.NDArray[np.uint8],
+    millimeter: float,
+) -> npt.NDArray[np.uint8]:
+    """Tissue too dense for the threshold that still holds more air than fat does, where it touches the lungs.
+
+    Parameters
+    ----------
+    gas
+        (H, W) of 0 and 1: other air, whose blurred wall is none of it: trachea, esophagus, bowel.
+    """
+    walls = cv2.dilate(gas, _disk(AERATED_MM * millimeter))
+    hazy = ((blurred < AERATED_BELOW) & (kept == 0) & (walls == 0) & (body == 1)).astype(np.uint8)
+    hazy = np.asarray(cv2.morphologyEx(hazy, cv2.MORPH_OPEN, _disk(AERATED_MM / 2 * millimeter)), np.uint8)
+    labels, statistics = _components(hazy)
+    touching = np.bincount(labels[cv2.dilate(kept, _disk(millimeter)) > 0], minlength=len(statistics)) > 0
+    touching &= statistics[:, cv2.CC_STAT_AREA] >= LEAST_AERATED_MM2 * millimeter**2
+    touching[0] = False
+    return np.asarray(touching[labels], np.uint8)
 
 
 def _polar(

@@ -38,16 +38,8 @@ LEAST_PLAIN = 0.25
 """Least share of plain black or white pixels in a thin line that is smoothed."""
 SHORTEST = 7.0
 """Pixels: nothing shorter has a shape."""
-SHORTEST_POINTER = 11.0
-"""Pixels: a vessel cut across is shorter, and looks like a small arrowhead."""
-SHORTEST_ARROW = 16.0
-"""Pixels, of an arrow with its shaft: a small vessel that branches looks like a shorter one."""
 LONGEST = 0.35
 """Longest mark, as a share of the picture's longer side."""
-WELL_FITTED = 0.17
-"""Largest misfit of an arrow's or arrowhead's sides, as a share of its head's half width."""
-LIKE_DRAWN = 0.65
-"""Least overlap (IoU) of an arrow or arrowhead with the ideal one that fits it best: bones and vessels have curved sides."""
 NARROWEST, WIDEST = 8.0, 60.0
 """Degrees between an arrow's axis and the sides of its head."""
 MOST_CORNERS = 12
@@ -58,6 +50,26 @@ FILL_RADIUS = 3
 """Pixels from which a pixel is filled in."""
 FRINGE = 2
 """Pixels around a mark that are filled in with it: smoothed edges, and color that JPEG has spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What an arrow or arrowhead must be like."""
+
+    misfit: float
+    """Largest misfit of the sides, as a share of the head's half width."""
+    overlap: float
+    """Least overlap (IoU) with the ideal shape that fits best: bones and vessels have curved sides."""
+    shaft: float
+    """Widest shaft, as a share of the head's width."""
+    shortest: float
+    """Pixels. A vessel cut across looks like a small arrowhead."""
+    shortest_arrow: float
+    """Pixels, with its shaft. A small vessel that branches looks like a shorter one."""
+
+
+PLAIN_LIMITS = _Limits(misfit=0.17, overlap=0.65, shaft=0.52, shortest=11, shortest_arrow=16)
+COLOR_LIMITS = _Limits(misfit=0.3, overlap=0.5, shaft=0.75, shortest=7, shortest_arrow=9)
 
 
 class MarkKind(Enum):
@@ -259,7 +271,7 @@ def _named(pieces: list[_Piece], shape: tuple[int, int], *, drawn: bool) -> list
         Whether the pieces are known to be drawn, so that text and unknown shapes are marks, too. Rows of bright vessels or
         black cysts look like text, so that without color no text is found.
     """
-    shapes = [_shape(piece.mask, by_hand=drawn) for piece in pieces]
+    shapes = [_shape(piece.mask, drawn=drawn) for piece in pieces]
     lines = _lines([piece for piece in pieces if piece.height <= 0.08 * shape[0]])
     letters = [piece for line in lines for piece in line]
     found = []
@@ -352,18 +364,18 @@ def _sharp_pieces(distance: Values, mask: Mask, plain: Mask, least: float, near:
     return [piece for piece in pieces if sharp[nearest[piece.box][piece.mask][0]]]
 
 
-def _shape(mask: Mask, *, by_hand: bool) -> _Shape | None:
+def _shape(mask: Mask, *, drawn: bool) -> _Shape | None:
     """What one component is, or None.
 
     Parameters
     ----------
-    by_hand
-        Whether any closed line counts as a circle, as it may where color says that it was drawn.
+    drawn
+        Whether color says that it was drawn: any closed line counts as a circle then, and an arrow may be crooked.
     """
-    region = _outlined(mask, by_hand=by_hand)
+    region = _outlined(mask, by_hand=drawn)
     if region is not None:
         return _Shape(MarkKind.CIRCLE, region=region)
-    return _pointed(mask)
+    return _pointed(mask, COLOR_LIMITS if drawn else PLAIN_LIMITS)
 
 
 def _outlined(mask: Mask, *, by_hand: bool) -> Mask | None:
@@ -444,7 +456,7 @@ def _line(canvas: npt.NDArray[np.uint8], begin: tuple[float, float], end: tuple[
     cv2.line(canvas, first, last, (1,), max(1, round(2 * half)), cv2.LINE_8, 4)
 
 
-def _pointed(mask: Mask) -> _Shape | None:
+def _pointed(mask: Mask, limits: _Limits) -> _Shape | None:
     """Arrow or arrowhead, from its profile along the axis through each corner of its hull that may be the tip."""
     solid = mask.astype(np.uint8)
     padded = np.pad(solid, 1)
@@ -457,18 +469,18 @@ def _pointed(mask: Mask) -> _Shape | None:
     points = np.stack([columns, rows], axis=1).astype(np.float32) + np.float32(0.5)
     middle = points.mean(axis=0)
     wider = np.asarray(cv2.dilate(padded, np.ones((3, 3), np.uint8)))[1:-1, 1:-1] > 0
-    best, best_overlap = None, LIKE_DRAWN
+    best, best_overlap = None, limits.overlap
     for corner in corners:
         offsets = points - corner
         farthest = offsets[int((offsets**2).sum(axis=1).argmax())]
         tip = float(corner[0]), float(corner[1])
         seen = [
-            _profile(offsets, wider, tip, math.atan2(toward[1], toward[0]) + math.radians(turn))
+            _profile(offsets, wider, limits, tip, math.atan2(toward[1], toward[0]) + math.radians(turn))
             for toward in (middle - corner, farthest)
             for turn in (-8, -4, 0, 4, 8)
         ]
         pointer = min((one for one in seen if one is not None), key=lambda one: one.misfit, default=None)
-        if pointer is not None and pointer.misfit <= WELL_FITTED:
+        if pointer is not None and pointer.misfit <= limits.misfit:
             overlap = max(
                 _iou(solid, pointer.drawn(solid.shape, hollow=hollow)) for hollow in {False, pointer.shaft is not None}
             )
@@ -479,7 +491,7 @@ def _pointed(mask: Mask) -> _Shape | None:
     return _Shape(MarkKind.ARROWHEAD if best.shaft is None else MarkKind.ARROW, tip=best.tip)
 
 
-def _profile(offsets: Values, wider: Mask, tip: tuple[float, float], direction: float) -> _Pointer | None:
+def _profile(offsets: Values, wider: Mask, limits: _Limits, tip: tuple[float, float], direction: float) -> _Pointer | None:
     """What a shape is if its tip is at the origin of `offsets` and it lies along `direction` from there.
 
     The half width must grow in proportion to the distance from the tip, alike on both sides, up to the head's end; behind it
@@ -496,7 +508,7 @@ def _profile(offsets: Values, wider: Mask, tip: tuple[float, float], direction: 
     along = offsets[:, 0] * cosine + offsets[:, 1] * sine
     across = offsets[:, 1] * cosine - offsets[:, 0] * sine
     length = float(along.max()) + 0.5
-    if length < SHORTEST_POINTER or float(along.min()) < -1.5:
+    if length < limits.shortest or float(along.min()) < -1.5:
         return None
     bins = np.clip(along, 0, None).astype(np.intp)
     count = int(bins.max()) + 1
@@ -531,7 +543,7 @@ def _profile(offsets: Values, wider: Mask, tip: tuple[float, float], direction: 
     else:
         behind_head = half[end + 1 + behind // 5 :]
         shaft = float(np.median(behind_head))
-        if length < SHORTEST_ARROW or shaft > 0.52 * widest:
+        if length < limits.shortest_arrow or shaft > limits.shaft * widest:
             return None
         if float(np.abs(behind_head - shaft).mean()) > 0.15 * widest + 0.4 or center[tail].mean() < 0.9:
             return None

@@ -36,8 +36,8 @@ METHODS: Mapping[str, str] = MappingProxyType(
 """Names of the explanation methods, with the words to show for each. Here, so that naming them does not import torch."""
 
 SHORTCUT_ODDS = 3.0
-"""When marks go, the odds of IPF (after calibration) may change by this factor before the answer is flagged: about as much as
-lies between the operating point and beyond the shipped model's uncertain band (0.50 to 0.75)."""
+"""When marks go, the calibrated odds of IPF may change by this factor before the answer is flagged: as from a probability of
+0.50 to 0.75."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

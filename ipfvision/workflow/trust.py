@@ -199,14 +199,13 @@ def _variants(scan: Slice) -> tuple[_Variant, ...]:
     def everywhere(way: Callable[[Pixels], Pixels]) -> Slice:
         return replace(scan, pixels=np.ascontiguousarray(way(scan.pixels)), padding=np.ascontiguousarray(way(scan.padding)))
 
-    unit = (
-        "HU" if scan.scale is Scale.HOUNSFIELD else f"HU's step in grey ({100 * HU_STEP / LUNG.width:.1f} % of a lung window)"
-    )
+    # An image without Hounsfield units is taken to be in a lung window, where 0.7 percent of the grey range is 10 HU.
+    step = f"{HU_STEP} HU" if scan.scale is Scale.HOUNSFIELD else f"{100 * HU_STEP / LUNG.width:.1f} % of grey"
     return (
         _Variant("mirrored", everywhere(mirrored), mirrored),
         _Variant("moved by one pixel", everywhere(moved), moved_back),
-        _Variant(f"brighter by {HU_STEP} {unit}", _brighter(scan, HU_STEP), unmoved),
-        _Variant(f"darker by {HU_STEP} {unit}", _brighter(scan, -HU_STEP), unmoved),
+        _Variant(f"made brighter by {step}", _brighter(scan, HU_STEP), unmoved),
+        _Variant(f"made darker by {step}", _brighter(scan, -HU_STEP), unmoved),
     )
 
 
