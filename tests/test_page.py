@@ -315,7 +315,7 @@ def test_every_sample_is_offered_as_a_picture(app: AppTest, reader: Reader) -> N
 
 
 def test_downloads_name_the_pixels_and_never_the_file(reader: Reader) -> None:
-    document = json.loads(page_read.result_json(reader.card, [reader.read(thorax())], "ipf"))
+    document = json.loads(page_read.result_json(reader.card, [reader.read(thorax())], [None], "ipf"))
     assert document["slices"][0]["file"] is None
     assert document["slices"][0]["source"]["pixel_sha256"].startswith("00abab")
     assert "DOE" not in json.dumps(document)

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision.core.annotation import OnSlice
 from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction
 from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.core.window import Window
@@ -174,20 +173,14 @@ def facts(rows: Mapping[str, str]) -> str:
 def listing(heading: str, sentences: Iterable[str], kind: str = "warning") -> str:
     """A heading and a list; nothing at all where there is nothing to say. `kind` is "warning" or "note"."""
     items = "".join(f'<li class="{kind}">{escape(sentence)}</li>' for sentence in sentences)
-    return f'<p class="ipf-heading">{escape(heading)}</p><ul class="ipf-list">{items}</ul>' if items else ""
+    head = f'<p class="ipf-heading">{escape(heading)}</p>' if heading else ""
+    return f'{head}<ul class="ipf-list">{items}</ul>' if items else ""
 
 
 def refusals(files: Sequence[tuple[str, str]]) -> str:
     """Every file that was not read, with its sentence."""
     items = "".join(f"<li><b>{escape(name)}</b><br>{escape(reason)}</li>" for name, reason in files)
     return f'<ul class="ipf-list">{items}</ul>'
-
-
-def annotations_read(by_slice: Mapping[tuple[int, int], Sequence[OnSlice]], notes: Sequence[str]) -> str:
-    """What annotation files gave, for the side bar."""
-    many = sum(map(len, by_slice.values()))
-    said = f"{plural(many, 'annotation')} on {plural(len(by_slice), 'slice')}"
-    return f'<div class="ipf-now"><b>{said}</b></div>' + listing("", notes, kind="note")
 
 
 def series_summary(decisions: Sequence[Decision]) -> str:

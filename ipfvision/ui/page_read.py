@@ -146,7 +146,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
         answer_place.html(markup.word_only("Reading", here.words, "The model is looking at this slice."))
     found = None if seen is None else desk.score(chosen, here.index, seen.reading)
     if seen is not None and found is not None:
-        compare.strip(strip_place, found, seen.reading)
+        compare.strip(strip_place, desk, here.chosen, here.index, seen.reading, found)
     _view(here, seen, method)
     card, unusable = session.card_or_reason()
     banner.html(markup.banner(card))
@@ -161,15 +161,21 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     if explanation is not None:
         peak, cell = markup.peak_words(explanation), markup.cell_words(explanation.cell_mm(scan.spacing))
         st.html(markup.facts({"Peak of the map for IPF": peak, "One cell of the map": cell}))
+    bar, unfinished = None, False
     if found is not None:
-        compare.details(desk, card, seen.reading, found, desk.annotations(chosen, here.index))
+        bar = compare.details(desk, card, seen.reading, found, desk.annotations(chosen, here.index))
         if here.stacked:
-            compare.profile(desk, chosen, here.index)
+            unfinished = compare.profile(desk, chosen, here.index)
     _downloads(here, card, seen.reading, method)
     _details(here, card, seen)
+    # What takes long comes last, so that nothing on the page waits for it.
+    if bar is not None:
+        compare.go_on_checking(desk, bar)
     if here.stacked:
         with along:
             _read_series(here, method)
+    if unfinished:
+        st.rerun()
 
 
 def _view(here: Here, seen: Seen | None, method: str) -> None:

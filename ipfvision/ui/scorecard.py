@@ -12,16 +12,34 @@ from dataclasses import dataclass
 from html import escape
 
 from ipfvision.core.agreement import Agreement
-from ipfvision.core.annotation import OnSlice
+from ipfvision.core.annotation import Finding, OnSlice
 from ipfvision.core.evidence import EvidenceBudget
-from ipfvision.core.findings import ModelCard
+from ipfvision.core.findings import Explanation, ModelCard
 from ipfvision.core.plausibility import Plausibility
 from ipfvision.core.profile import Disagreement, ProfileRow
+from ipfvision.core.slice import PixelSpacing
 from ipfvision.core.trust import Trust, Verdict
-from ipfvision.ui.markup import TARGET_WORDS, number, plural, share, signed
+from ipfvision.synthetic.case import READER
+from ipfvision.ui.markup import TARGET_WORDS, listing, number, plural, refusals, share, signed
+from ipfvision.workflow.annotations import Annotated
 from ipfvision.workflow.scoring import Scored
 
 DASH = "\N{EN DASH}"
+MARK_ORIGIN = "burned-in mark"
+UNMATCHED = (MARK_ORIGIN, "drawn here")
+"""These were made on the slice itself."""
+WEAK = 0.1
+"""Share of full color below which a map is too weak to be drawn, as `ipfvision.workflow.reading.picture` draws it."""
+SOME_NAMES = 3
+"""Of annotations, that a caution names."""
+SOME_REFUSALS = 2
+"""Shown in full; the others are one click away."""
+DEFINITIONS = {
+    "hit": "Pointing game: does the map's largest value lie in the annotation? By chance: the annotation's share of the lung.",
+    "mass": "Energy-based pointing game: the part of the map that lies inside the annotation. By chance: the annotation's area "
+    "against that of the lung.",
+    "enrichment": "How many times more of the map lies inside the annotation than if it were spread evenly over the lung.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,71 +67,142 @@ def _card(name: str, value: str, below: str, definition: str, kind: str = "") ->
     )
 
 
-def large_numbers(agreement: Agreement) -> str:
-    """Pointing hit, enrichment, and the share of the map inside the annotation, each with what chance would give."""
+def strip(agreement: Agreement, cautions: Sequence[str] = ()) -> str:
+    """Pointing hit, share of the map inside the annotation, and enrichment, each with what chance would give.
+
+    Parameters
+    ----------
+    cautions
+        Why these numbers say less than they seem to.
+    """
+    if not agreement.annotated:
+        nothing = "Nothing is annotated on this slice." if agreement.annotated is None else "A reader marked nothing here."
+        return f'<div class="ipf-cards"><div class="ipf-card"><span>{nothing}</span><strong>{DASH}</strong></div></div>'
     hit = agreement.pointing_hit
-    pointing = DASH if hit is None else "Hit" if hit else "Miss"
-
-    def by(chance: float | None) -> str:
-        if chance is None:
-            return "chance unknown"
-        return "more is annotated than there is lung" if chance > 1 else f"by chance {_percent(chance)}"
-
-    cards = [
-        _card(
-            "Strongest point on the annotation", pointing, by(agreement.pointing_chance),
-            "Pointing game: is the map's largest value inside the annotation? Chance: the annotation's share of the lung.",
-            "" if hit is None else "good" if hit else "bad",
-        ),
-        _card(
-            "Enrichment", _decimal(agreement.enrichment, 1, " \N{MULTIPLICATION SIGN}"),
-            "by chance 1.0 \N{MULTIPLICATION SIGN}",
-            "How many times denser the map is inside the annotation than if it were spread evenly over the lung.",
-        ),
-        _card(
-            "Share of the map inside", _percent(agreement.mass), by(agreement.rank_chance),
-            "Energy-based pointing game: the part of the map's positive evidence that lies inside the annotation.",
-        ),
-    ]  # fmt: skip
-    return f'<div class="ipf-cards">{"".join(cards)}</div>'
+    kind = "" if hit is None or cautions else "good" if hit else "bad"
+    of_all = _by_chance(agreement.rank_chance)
+    where = "the map is empty" if agreement.no_evidence else _by_chance(agreement.pointing_chance)
+    by_one = "by chance 1.0 \N{MULTIPLICATION SIGN}" if agreement.enrichment is not None else "not known here"
+    cards = (
+        _card("Strongest point on the annotation", _hit(hit), where, DEFINITIONS["hit"], kind),
+        _card("Share of the map inside", _percent(agreement.mass), of_all, DEFINITIONS["mass"]),
+        _card("Enrichment", _times(agreement.enrichment), by_one, DEFINITIONS["enrichment"]),
+    )
+    said = "".join(f'<p class="ipf-caution">{escape(sentence)}</p>' for sentence in cautions)
+    return f'<div class="ipf-cards">{"".join(cards)}</div>{said}'
 
 
-def why_undefined(scored: Scored) -> list[str]:
+def _hit(hit: bool | None) -> str:
+    return DASH if hit is None else "Hit" if hit else "Miss"
+
+
+def _times(value: float | None) -> str:
+    return _decimal(value, 1, " \N{MULTIPLICATION SIGN}")
+
+
+def _by_chance(chance: float | None) -> str:
+    if chance is None:
+        return "chance not known"
+    return "more is annotated than there is lung" if chance > 1 else f"by chance {_percent(chance)}"
+
+
+def weak_map(explanation: Explanation, full: float) -> str | None:
+    """A caution if the map is too weak for numbers about it to say much; `full` is its value in full color."""
+    if explanation.peak <= 0 or explanation.peak >= WEAK * full:
+        return None
+    unit = " logits" if explanation.unit == "logits" else ""
+    return (
+        f"The map is weak: its peak is {number(explanation.peak, 2)}{unit}, full color {number(full, 1)}. "
+        "These numbers say where it is strongest, not that it is strong."
+    )
+
+
+def other_things(given: Sequence[OnSlice]) -> str | None:
+    """A caution if the annotations have names, and none names a finding of fibrosis."""
+    if not given or any(names_a_finding(one) for one in given):
+        return None
+    names = list(dict.fromkeys(one.said.label for one in given))
+    few = ", ".join(names[:SOME_NAMES]) + (f" and {len(names) - SOME_NAMES} more" if len(names) > SOME_NAMES else "")
+    return f"What is annotated here is not called a finding of fibrosis: {few}."
+
+
+def names_a_finding(one: OnSlice) -> bool:
+    """False if an annotation has a name of its own that is none of the findings: an organ. Marks and plain masks have none."""
+    return one.said.finding is not Finding.OTHER or not one.said.label or one.said.origin == MARK_ORIGIN
+
+
+def annotations_read(found: Annotated) -> str:
+    """What annotation files gave, for the side bar: refusals in full, notes one click away."""
+    many = sum(map(len, found.by_slice.values()))
+    said = f"{plural(many, 'annotation')} on {plural(len(found.by_slice), 'slice')}" if many else "No annotation was taken in"
+    shown = [(refusal.file, refusal.reason) for refusal in found.refusals]
+    more = refusals(shown[SOME_REFUSALS:])
+    if len(shown) > SOME_REFUSALS:
+        more = f"<details><summary>{plural(len(shown) - SOME_REFUSALS, 'more file')} not read</summary>{more}</details>"
+    else:
+        more = ""
+    notes = ""
+    if found.notes:
+        notes = f"<details><summary>{plural(len(found.notes), 'note')}</summary>{listing('', found.notes, 'note')}</details>"
+    return f'<div class="ipf-now"><b>{said}</b></div>{refusals(shown[:SOME_REFUSALS]) if shown else ""}{more}{notes}'
+
+
+def why_undefined(scored: Scored, spacing: PixelSpacing | None) -> list[str]:
     """Sentences for the dashes."""
-    found = []
-    if scored.agreement is not None:
-        if scored.agreement.mass is None and scored.agreement.pointing_hit is None:
+    found, agreement = [], scored.agreement
+    if agreement is not None:
+        if agreement.annotated is None:
             found.append("Nothing is annotated on this slice: agreement is not defined.")
-        elif scored.agreement.mass is None:
-            found.append("The map is empty, or only points and boxes are annotated: overlaps are not defined.")
-        if scored.agreement.lung_reason is not None:
-            found.append(f"Chance and enrichment are not given: {scored.agreement.lung_reason}")
+        elif not agreement.annotated:
+            found.append("A reader looked and marked nothing on this slice: overlaps are not defined.")
+        elif agreement.no_evidence:
+            found.append("The map is empty: there is nothing that could lie in the annotation.")
+        elif agreement.mass is None:
+            found.append("Only points and boxes are annotated: shares and overlaps are of areas.")
+        elif agreement.iou_cells is None:
+            found.append("The annotation fills no cell of the map by half: it is finer than the map.")
+        if agreement.annotated and spacing is None:
+            found.append("No pixel spacing in this file: nothing is known in mm.")
+        if agreement.annotated and agreement.lung_reason is not None:
+            found.append(f"Chance and enrichment are not known: {agreement.lung_reason}")
+    if scored.plausibility is not None and scored.plausibility.lung_mask != "ok" and not found:
+        found.append(f"Where in the lungs the map lies is not known: {scored.plausibility.lung_mask}")
     return found
 
 
 def agreement_rows(agreement: Agreement) -> list[Row]:
     """Every number of agreement, with its chance and its definition."""
     chance = _percent(agreement.rank_chance)
+    lesion = agreement.smallest_lesion_mm2
+    least = "" if lesion is None else f" of at least {number(lesion, 0)} mm\N{SUPERSCRIPT TWO}"
+    otsu = "Otsu's threshold" if agreement.otsu is None else f"Otsu's threshold, here {_percent(agreement.otsu)} of the peak"
     return [
+        Row("Strongest point on the annotation", _hit(agreement.pointing_hit), _percent(agreement.pointing_chance),
+            DEFINITIONS["hit"]),
+        Row("The same, of equal maxima any", _hit(agreement.pointing_hit_any_tie), "",
+            "If the largest value occurs more than once: does any of them lie in the annotation?"),
+        Row("Share of the map inside", _percent(agreement.mass), chance, DEFINITIONS["mass"]),
+        Row("Enrichment", _times(agreement.enrichment), _times(1), DEFINITIONS["enrichment"]),
         Row("Rank accuracy", _percent(agreement.rank_accuracy), chance,
-            "Of the pixels where the map is strongest, as many as are annotated: the share that lies in the annotation."),
-        Row("IoU at half the peak", _decimal(agreement.iou_at_half), DASH,
-            "Area where the map is at least half its peak, and the annotation: intersection over union."),
-        Row("Dice at half the peak", _decimal(agreement.dice_at_half), DASH, "The same, as Dice: 2 IoU / (1 + IoU)."),
-        Row("IoU on the map's own cells", _decimal(agreement.iou_cells), DASH,
+            "Of the strongest pixels of the map, as many as are annotated: how many of them are annotated."),
+        Row("IoU at half the peak", _decimal(agreement.iou_at_half), "",
+            "Intersection over union of the annotation and the area where the map is at least half its peak."),
+        Row("Dice at half the peak", _decimal(agreement.dice_at_half), "", "The same as Dice: 2 IoU / (1 + IoU)."),
+        Row("IoU at Otsu's threshold", _decimal(agreement.iou_at_otsu), "", f"The same at {otsu}."),
+        Row("IoU on the map's own cells", _decimal(agreement.iou_cells), "",
             "The same with the annotation pooled to the map's cells: how much of a low IoU is the grid's fault."),
         Row("Pixel AUROC inside the lung", _decimal(agreement.auroc), "0.50",
-            "Chance that an annotated lung pixel has a higher map value than one that is not annotated."),
+            "Probability that an annotated pixel has a higher map value than another pixel of the lung."),
         Row("Average precision inside the lung", _decimal(agreement.average_precision),
             _decimal(agreement.average_precision_chance),
             "Area under the precision-recall curve of the map against the annotation."),
-        Row("Lesions found", _percent(agreement.lesion_recall), DASH,
-            "Annotated regions of at least 10 mm\N{SUPERSCRIPT TWO} that the map covers somewhere at half its peak."),
-        Row("False regions", DASH if agreement.false_regions is None else str(agreement.false_regions), DASH,
+        Row("Lesions found", _percent(agreement.lesion_recall), "",
+            f"Annotated regions{least} that the map touches at half its peak; here {agreement.lesions or 0} in all."),
+        Row("False regions", DASH if agreement.false_regions is None else str(agreement.false_regions), "",
             "Regions of the map at half its peak that touch no annotation."),
-        Row("Peak to annotation", _decimal(agreement.distance_mm, 1, " mm"), DASH,
-            "From the map's largest value to the nearest annotated pixel."),
-        Row("95th percentile Hausdorff distance", _decimal(agreement.hd95_mm, 1, " mm"), DASH,
+        Row("Strongest point to annotation", _decimal(agreement.distance_mm, 1, " mm"), "",
+            "From the map's largest value to the nearest annotated pixel; 0 on it."),
+        Row("95th percentile Hausdorff distance", _decimal(agreement.hd95_mm, 1, " mm"), "",
             "Between the outlines of the annotation and of the map at half its peak."),
     ]  # fmt: skip
 
@@ -121,23 +210,23 @@ def agreement_rows(agreement: Agreement) -> list[Row]:
 def plausibility_rows(found: Plausibility) -> list[Row]:
     """Where the map lies, without an annotation."""
     return [
-        Row("Outside the lungs", _percent(found.outside_lung_mass), DASH, "Part of the map outside the lung mask."),
-        Row("Within 10 mm of the pleura", _percent(found.subpleural_share), DASH, "Part of the map in the subpleural rim."),
-        Row("Right lung, left lung", f"{_percent(found.right_share)}, {_percent(found.left_share)}", DASH,
-            "Parts of the map in the patient's right and left lung."),
+        Row("Outside the lungs", _percent(found.outside_lung_mass), "", "Share of the map that lies outside the lung mask."),
+        Row("Within 10 mm of the pleura", _percent(found.subpleural_share), _percent(found.subpleural_chance),
+            "Of the map inside the lungs, the share in the subpleural rim. By chance: the rim's share of the lungs."),
+        Row("In the right lung", _percent(found.right_share), "", "Of the map inside the lungs, the patient's right side."),
+        Row("In the left lung", _percent(found.left_share), "", "Of the map inside the lungs, the patient's left side."),
     ]  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table, definitions as tooltips and as text for screen readers."""
+    """One line each; a chance that nobody has defined is left empty."""
     lines = "".join(
-        f'<tr title="{escape(row.definition)}"><th scope="row">{escape(row.name)}<small>{escape(row.definition)}</small></th>'
-        f"<td>{escape(row.value)}</td><td>{escape(row.chance)}</td></tr>"
+        f'<tr><th scope="row">{escape(row.name)}</th><td>{escape(row.value)}</td><td>{escape(row.chance)}</td>'
+        f"<td>{escape(row.definition)}</td></tr>"
         for row in rows
     )
-    return (
-        f'<table class="ipf-table"><thead><tr><th></th><th>value</th><th>chance</th></tr></thead><tbody>{lines}</tbody></table>'
-    )
+    head = '<th scope="col">number</th><th scope="col">value</th><th scope="col">by chance</th><th scope="col">what it is</th>'
+    return f'<table class="ipf-table"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 PARTS = (
@@ -167,28 +256,30 @@ def budget(found: EvidenceBudget, card: ModelCard) -> str:
         ends.append(ends[-1] + value)
     operating = margin_called_ipf(card)
     low, high = min(0.0, operating, *ends), max(0.0, operating, *ends)
-    span = (high - low) or 1.0
+    room = 0.03 * ((high - low) or 1.0)
+    low, span = low - room, (high - low or 1.0) + 2 * room
 
     def at(value: float) -> float:
         return 100 * (value - low) / span
+
+    zero = f'<u class="zero" style="left:{at(0):.2f}%"></u>'
 
     lines = ""
     for (name, words, why, value), start, end in zip(parts, ends, ends[1:], strict=False):
         left, width = at(min(start, end)), max(100 * abs(value) / span, 0.4)
         lines += (
-            f'<div class="part" title="{escape(why)}"><span>{escape(words)}</span><div class="lane">'
+            f'<div class="part" title="{escape(why)}"><span>{escape(words)}</span><div class="lane">{zero}'
             f'<i class="{name}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'
             f'<u style="left:{at(end):.2f}%"></u></div><b>{signed(value)}</b></div>'
         )
     lines += (
-        '<div class="part sum"><span>Margin</span><div class="lane">'
+        f'<div class="part sum"><span>Margin</span><div class="lane">{zero}'
         f'<i class="margin" style="left:{at(min(0, found.margin)):.2f}%;width:{100 * abs(found.margin) / span:.2f}%"></i>'
         f'<u class="from" style="left:{at(operating):.2f}%"></u></div><b>{signed(found.margin)}</b></div>'
     )
     said = (
-        "Logits; they add up to the margin. Each bar begins where the one above ends: to the right it speaks for "
-        f"{TARGET_WORDS['ipf']}, to the left for {TARGET_WORDS['normal']}. Dashed: from {signed(operating)} on the answer is "
-        "IPF."
+        "In logits. Each bar begins where the one above ends, and the last ends at the margin: to the right it speaks for "
+        f"{TARGET_WORDS['ipf']}, to the left for {TARGET_WORDS['normal']}. Dashed: the operating point, {signed(operating)}."
     )
     if found.lung_reason is not None:
         said += f" What lies in the lungs and what outside cannot be told apart here: {found.lung_reason}"
@@ -201,12 +292,18 @@ def heading(given: Sequence[OnSlice] | None, target: str) -> str:
     if given is None:
         said = "No annotation is open: drop one in the side bar, or draw one in the viewer."
         return f'<p class="ipf-heading">The map against an annotation</p><p class="ipf-quiet">{said}</p>'
-    origins = Counter(f"{one.said.origin or one.said.reader}, matched by {one.said.matched_by}" if one.said.matched_by
-                      else one.said.origin or one.said.reader for one in given)  # fmt: skip
+    origins = Counter(_came_from(one) for one in given)
     said = "; ".join(f"{many} \N{MULTIPLICATION SIGN} {words}" if many > 1 else words for words, many in origins.items())
-    said = said or "Nothing is annotated on this slice."
     name = f"The map for {TARGET_WORDS[target]} against {plural(len(given), 'annotation')}"
     return f'<p class="ipf-heading">{escape(name)}</p><p class="ipf-quiet">{escape(said)}</p>'
+
+
+def _came_from(one: OnSlice) -> str:
+    said = one.said
+    if not said.origin:
+        return "drawn by this program" if said.reader == READER else said.reader
+    by = said.matched_by
+    return said.origin if not by or said.origin in UNMATCHED else f"{said.origin}, matched by {by}"
 
 
 def shortcut(sentence: str) -> str:
@@ -217,23 +314,28 @@ def shortcut(sentence: str) -> str:
 def trust_words() -> str:
     """Before the checks are made."""
     return (
-        '<p class="ipf-quiet">Four checks: random weights must change the map; hiding what it calls important must change the '
-        "answer; the annotation must matter more than other lung; the same slice read again must give the same map. They take "
-        "some ten seconds.</p>"
+        '<p class="ipf-quiet">Four checks. A map that shows what the model learned changes when the model forgets it. If the '
+        "map is right, the answer falls when what it marks is hidden. If the annotated disease counts, hiding it matters more "
+        "than hiding other lung. And the same slice, mirrored or a little brighter, gives the same map. Ten seconds to a "
+        "minute.</p>"
     )
 
 
 def trust(found: Trust) -> str:
     """Verdict and sentence of each check; a word and a shape, not a color alone."""
     checks = (
-        ("Random weights", found.randomization),
-        ("Hidden pixels", found.faithfulness),
-        ("Hidden annotation", found.occlusion),
-        ("Read again", found.repeatability),
+        ("Depends on what the model learned", found.randomization),
+        ("The answer rests on what the map marks", found.faithfulness),
+        ("The answer rests on the annotation", found.occlusion),
+        ("The same when the slice is read again", found.repeatability),
     )
-    words = {Verdict.PASSED: "passed", Verdict.FAILED: "failed", Verdict.UNDEFINED: "not possible"}
+    words = {
+        Verdict.PASSED: "\N{CHECK MARK} yes",
+        Verdict.FAILED: "\N{MULTIPLICATION X} no",
+        Verdict.UNDEFINED: f"{DASH} not known",
+    }
     lines = "".join(
-        f'<li class="{one.verdict.value}"><b>{escape(name)}: {words[one.verdict]}</b><br>{escape(one.sentence)}</li>'
+        f'<li class="{one.verdict.value}"><b>{escape(name)}: {words[one.verdict]}</b><small>{escape(one.sentence)}</small></li>'
         for name, one in checks
     )
     return f'<ul class="ipf-list ipf-trust">{lines}</ul>'
@@ -262,17 +364,17 @@ def worst_heading() -> str:
 
 
 def profile(rows: Sequence[ProfileRow], count: int, current: int) -> str:
-    """Three curves along a series: probability, evidence inside the annotation, share of the map inside."""
+    """Three curves along a series: probability, evidence inside the annotation, share of the map inside; told by dashes too."""
     step = 1000 / max(1, count - 1)
     inside = [(row.index, None if row.budget is None else row.budget.annotated) for row in rows]
     largest = max((abs(value) for _, value in inside if value is not None), default=0.0) or 1.0
     curves = (
-        ("#ffb05c", [(row.index, row.prediction.probability) for row in rows]),
-        ("#48dbfb", [(row.index, None if row.agreement is None else row.agreement.mass) for row in rows]),
-        ("#7dff8a", [(index, None if value is None else 0.5 + value / largest / 2) for index, value in inside]),
+        ("#ffb05c", "none", [(row.index, row.prediction.probability) for row in rows]),
+        ("#48dbfb", "9 6", [(row.index, None if row.agreement is None else row.agreement.mass) for row in rows]),
+        ("#7dff8a", "1 6", [(index, None if value is None else 0.5 + value / largest / 2) for index, value in inside]),
     )
     drawn = '<path fill="none" stroke="#4a5560" d="M0 1 H1000 M0 50 H1000 M0 99 H1000" vector-effect="non-scaling-stroke"/>'
-    for color, values in curves:
+    for color, dashes, values in curves:
         path, last = "", -2
         for index, value in values:
             if value is None:
@@ -282,7 +384,8 @@ def profile(rows: Sequence[ProfileRow], count: int, current: int) -> str:
                 path += f"L{index * step:.1f} {99 - 98 * min(max(value, 0), 1):.1f} "
             last = index
         drawn += (
-            f'<path fill="none" stroke="{color}" stroke-width="2.5" stroke-linecap="round" stroke-linejoin="round" '
+            f'<path fill="none" stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}" '
+            'stroke-linecap="round" stroke-linejoin="round" '
             f'vector-effect="non-scaling-stroke" d="{path}"/>'
         )
     drawn += f'<path stroke="#f4f7fa" stroke-width="2" vector-effect="non-scaling-stroke" d="M{current * step:.1f} 0 V100"/>'
@@ -294,8 +397,8 @@ def profile(rows: Sequence[ProfileRow], count: int, current: int) -> str:
     return (
         f'<p class="ipf-heading">Along the series</p><div class="ipf-profile">{image}<p>'
         '<b style="color:#ffb05c">Orange</b>: probability of IPF, 0 to 1. '
-        '<b style="color:#48dbfb">Blue</b>: share of the map inside the annotation, 0 to 1. '
-        '<b style="color:#7dff8a">Green</b>: evidence inside the annotation, '
+        '<b style="color:#48dbfb">Blue, dashed</b>: share of the map inside the annotation, 0 to 1. '
+        '<b style="color:#7dff8a">Green, dotted</b>: evidence inside the annotation, '
         f"{signed(-largest, 1)} to {signed(largest, 1)} logits, 0 in the middle. White: this slice.</p></div>"
     )
 

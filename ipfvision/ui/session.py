@@ -9,7 +9,7 @@ weakly: a token dies with its session, and no later than `server.disconnectedSes
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from weakref import WeakValueDictionary
@@ -37,6 +37,7 @@ from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reading import METHODS, Reader, Reading
 from ipfvision.workflow.samples import SampleScan, sample_annotations
 from ipfvision.workflow.scoring import Scored, score
+from ipfvision.workflow.trust import Step, checking
 from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
 THUMBNAIL_PIXELS = 240
@@ -91,6 +92,15 @@ class Drawing:
         return sum(len(runs) for runs in self.findings.values())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """The checks of one map, under way: a script run that ends leaves them where they are, and the next one goes on."""
+
+    key: str
+    """`ipfvision.workflow.trust.trust_key`."""
+    steps: Generator[Step, None, Trust]
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Session:
     """One reader's desk."""
@@ -127,15 +137,21 @@ class Session:
     """Grows with every change of what annotations there are, and which of them count."""
     scores: dict[tuple[object, ...], Scored] = field(default_factory=dict)
     """By series, slice and what was compared."""
+    choices: int = 0
+    """How often the choice of annotations was forgotten: part of the keys of its widgets."""
     trust: dict[str, Trust] = field(default_factory=dict)
     """By `ipfvision.workflow.trust.trust_key`."""
+    check: Check | None = None
+    """Checks that are under way."""
 
     def clear(self) -> None:
         """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
         _let_go(self.upload_key)
         _let_go(self.annotation_key)
         self.forget_annotations()
+        self.with_marks = False
         self.trust.clear()
+        self.check = None
         self.opened = None
         self.seen.clear()
         self.drawings.clear()
@@ -175,11 +191,15 @@ class Session:
         found = take_in_annotations([Upload(file.name, file.getvalue()) for file in files], series, progress)
         _let_go(self.annotation_key)
         self.annotated = found if self.annotated is None else self.annotated.joined(found)
-        self.annotation_version += 1
+        self._annotations_changed()
 
     def forget_annotations(self) -> None:
-        """Let go of what annotation files said; what was drawn here stays."""
-        self.annotated, self.with_marks, self.wanted = None, False, ()
+        """Let go of what annotation files said; what was drawn here, and marks on the picture, stay."""
+        self.annotated, self.wanted = None, ()
+        self.choices += 1
+        self._annotations_changed()
+
+    def _annotations_changed(self) -> None:
         self.scores.clear()
         self.annotation_version += 1
 
@@ -267,41 +287,63 @@ class Session:
     def want(self, names: Sequence[str]) -> None:
         """Show and compare with these annotations only; with all of them if none is named."""
         self.wanted = tuple(names)
-        self.annotation_version += 1
+        self._annotations_changed()
 
     def names(self) -> tuple[str, ...]:
-        """How the annotations of what is open are called, chosen or not."""
+        """How the annotations of what is open are called, chosen or not: findings first, then other words by the alphabet."""
         if self.opened is None:
             return ()
         files = () if self.annotated is None else self.annotated.by_slice.values()
-        drawn = (self.drawn(series, index) for series in range(len(self.opened.series)) for index in range(self.length(series)))
-        every = (one for those in (*self.opened.annotations.values(), *files, *drawn) for one in those)
-        return tuple(dict.fromkeys(map(annotation_name, every)))
+        marks = (as_annotations(reading.marks) for reading in self.every_reading()) if self.with_marks else ()
+        every = (one for those in (*self.opened.annotations.values(), *files, *marks) for one in those)
+        order = {annotation_name(one): (list(Finding).index(one.said.finding), one.said.label.casefold()) for one in every}
+        # Not decoded: only what they are called is asked.
+        for drawing in self.drawings.values():
+            for finding, runs in drawing.findings.items():
+                if len(runs) > 1:
+                    order.setdefault(finding.value, (list(Finding).index(finding), ""))
+        return tuple(sorted(order, key=lambda name: (order[name], name)))
 
     def compare_with_marks(self, wanted: bool) -> None:
         """Whether marks that were found on the pictures count as annotations."""
         self.with_marks = wanted
-        self.annotation_version += 1
+        self._annotations_changed()
 
     def score(self, series: int, index: int, reading: Reading) -> Scored:
         """Scores of a reading against the annotations of its slice, made once for each choice of them."""
-        revision = 0 if self.opened is None else self.drawing(self.opened.stack(series), index).revision
-        method = reading.explanations["ipf"].method if reading.explanations else ""
-        key = series, index, method, self.annotation_version, revision, bool(self.drawings)
+        key = self._score_key(series, index, reading)
         if key not in self.scores:
             self.scores[key] = score(reading, self.annotations(series, index))
         return self.scores[key]
+
+    def is_scored(self, series: int, index: int, reading: Reading) -> bool:
+        """Whether `score` has its answer ready."""
+        return self._score_key(series, index, reading) in self.scores
+
+    def _score_key(self, series: int, index: int, reading: Reading) -> tuple[object, ...]:
+        revision = 0 if self.opened is None else self.drawing(self.opened.stack(series), index).revision
+        method = reading.explanations["ipf"].method if reading.explanations else ""
+        return series, index, method, self.annotation_version, revision, bool(self.drawings)
+
+    def begin_check(self, key: str, reading: Reading, given: Sequence[OnSlice], target: str) -> None:
+        """Begin to check a map; checks of another one that are under way are given up."""
+        self.check = Check(key, self._checking(model(), reading, given, target))
+
+    def _checking(
+        self, reader: Reader, reading: Reading, given: Sequence[OnSlice], target: str
+    ) -> Generator[Step, None, Trust]:
+        method = next((one.method for one in reading.explanations.values()), "gradcam")
+        # The image that the model saw was not kept: it is read again.
+        return (yield from checking(reader, reader.read(reading.scan, method), given, target))
+
+    def give_up_check(self) -> None:
+        self.check = None
 
     def every_reading(self) -> Iterator[Reading]:
         """One reading of each slice that was read."""
         if self.opened is not None:
             for series in range(len(self.opened.series)):
                 yield from self.readings(series)
-
-    def with_model_input(self, reading: Reading) -> Reading:
-        """The same reading with the image that the model saw, which is not kept: it is read again."""
-        method = next((one.method for one in reading.explanations.values()), "gradcam")
-        return model().read(reading.scan, method)
 
     def readings(self, series: int, method: str = "gradcam") -> list[Reading]:
         """What was read of a series so far, in the order of its slices."""
