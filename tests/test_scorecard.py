@@ -96,6 +96,16 @@ def test_an_empty_map_misses_and_has_no_share() -> None:
     assert "0 %" not in shown
 
 
+def test_arrows_get_the_places_found_and_no_share() -> None:
+    pointed = replace(NOTHING, annotated=True, pointing_hit=False, pointing_chance=0.02, lesions=3, lesion_recall=1 / 3)
+    shown = text(scorecard.strip(pointed))
+    assert "Marked places found 1 of 3 at half the peak" in shown
+    assert "Share of the map" not in shown
+    assert scorecard.EXAMPLES in shown
+    assert scorecard.EXAMPLES not in scorecard.strip(replace(pointed, pointing_hit=True))
+    assert scorecard.EXAMPLES not in scorecard.strip(replace(COMPARED, pointing_hit=False))
+
+
 def test_a_weak_map_takes_the_shine_off_a_hit() -> None:
     caution = scorecard.weak_map(explanation(1.9), 20.0)
     assert caution is not None
@@ -215,7 +225,13 @@ def test_each_bar_begins_where_the_last_ended_and_the_last_ends_at_the_margin(
 def test_the_budget_says_its_numbers_in_words_and_without_annotation_leaves_that_part_out() -> None:
     html = scorecard.budget(EvidenceBudget(None, -0.5, -1.93, 0.0, 2.44, 0.01), CARD)
     shown = text(html)
-    for words in ("Constant +2.44", "Padding 0.00", "Outside the lungs \N{MINUS SIGN}1.93", "Margin +0.01"):
+    for words in (
+        "Constant +2.44",
+        "Padding 0.00",
+        "Outside the lungs \N{MINUS SIGN}1.93",
+        "Lungs \N{MINUS SIGN}0.50",
+        "Margin +0.01",
+    ):
         assert words in shown.replace("  ", " ")
     assert 'class="annotated"' not in html
 

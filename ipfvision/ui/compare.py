@@ -20,7 +20,7 @@ from ipfvision.workflow.trust import trust_key
 REDRAW_SECONDS = 0.3
 """Between two drawings of a progress bar."""
 COMPARE_SECONDS = 0.5
-"""Of one script run, for slices that were not compared yet."""
+"""Of one script run, after which no other slice is compared that was not before."""
 WORST = 5
 """Slices of a series that are offered for a look."""
 TARGET = "ipf"
@@ -165,14 +165,17 @@ def profile(desk: Session, series: int, current: int) -> bool:
     """
     if desk.annotations(series, current) is None:
         return False
-    rows, about_disease, unfinished, begun = [], False, False, time.monotonic()
+    rows, about_disease, compared_now, unfinished, begun = [], False, 0, False, time.monotonic()
     for index in range(desk.length(series)):
         reading = desk.any_reading(series, index)
         if reading is None:
             continue
-        if time.monotonic() - begun > COMPARE_SECONDS and not desk.is_scored(series, index, reading):
-            unfinished = True
-            continue
+        if not desk.is_scored(series, index, reading):
+            # At least one in each run, so that it ends.
+            if compared_now and time.monotonic() - begun > COMPARE_SECONDS:
+                unfinished = True
+                continue
+            compared_now += 1
         found, given = desk.score(series, index, reading), desk.annotations(series, index) or ()
         about_disease = about_disease or any(map(scorecard.names_a_finding, given))
         rows.append(ProfileRow(index, reading.prediction, found.agreement, found.evidence, annotated=bool(given)))

@@ -30,6 +30,7 @@ UNMATCHED = (MARK_ORIGIN, "drawn here")
 """These were made on the slice itself."""
 WEAK = 0.1
 """Share of full color below which a map is too weak to be drawn, as `ipfvision.workflow.reading.picture` draws it."""
+EXAMPLES = "Points and boxes mark examples of a finding: the map may be right in other places too."
 SOME_NAMES = 3
 """Of annotations, that a caution names."""
 SOME_REFUSALS = 2
@@ -38,6 +39,7 @@ DEFINITIONS = {
     "hit": "Pointing game: does the map's largest value lie in the annotation? By chance: the annotation's share of the lung.",
     "mass": "Energy-based pointing game: the part of the map that lies inside the annotation. By chance: the annotation's area "
     "against that of the lung.",
+    "places": "Marked points and boxes that the map touches where it is at least half its peak.",
     "enrichment": "How many times more of the map lies inside the annotation than if it were spread evenly over the lung.",
 }
 
@@ -79,15 +81,22 @@ def strip(agreement: Agreement, cautions: Sequence[str] = ()) -> str:
         nothing = "Nothing is annotated on this slice." if agreement.annotated is None else "A reader marked nothing here."
         return f'<div class="ipf-cards"><div class="ipf-card"><span>{nothing}</span><strong>{DASH}</strong></div></div>'
     hit = agreement.pointing_hit
+    # Only areas have a share of the map.
+    has_area = agreement.mass is not None or agreement.rank_chance is not None
+    if hit is False and not has_area and not agreement.no_evidence:
+        cautions = [*cautions, EXAMPLES]
     kind = "" if hit is None or cautions else "good" if hit else "bad"
     of_all = _by_chance(agreement.rank_chance)
     where = "the map is empty" if agreement.no_evidence else _by_chance(agreement.pointing_chance)
+    found = agreement.lesion_recall
     by_one = "by chance 1.0 \N{MULTIPLICATION SIGN}" if agreement.enrichment is not None else "not known here"
-    cards = (
-        _card("Strongest point on the annotation", _hit(hit), where, DEFINITIONS["hit"], kind),
-        _card("Share of the map inside", _percent(agreement.mass), of_all, DEFINITIONS["mass"]),
-        _card("Enrichment", _times(agreement.enrichment), by_one, DEFINITIONS["enrichment"]),
-    )
+    cards = [_card("Strongest point on the annotation", _hit(hit), where, DEFINITIONS["hit"], kind)]
+    if has_area or agreement.no_evidence or found is None or not agreement.lesions:
+        cards.append(_card("Share of the map inside", _percent(agreement.mass), of_all, DEFINITIONS["mass"]))
+        cards.append(_card("Enrichment", _times(agreement.enrichment), by_one, DEFINITIONS["enrichment"]))
+    else:
+        count = f"{round(found * agreement.lesions)} of {agreement.lesions}"
+        cards.append(_card("Marked places found", count, "at half the peak", DEFINITIONS["places"]))
     said = "".join(f'<p class="ipf-caution">{escape(sentence)}</p>' for sentence in cautions)
     return f'<div class="ipf-cards">{"".join(cards)}</div>{said}'
 
@@ -251,6 +260,8 @@ def margin_called_ipf(card: ModelCard) -> float:
 def budget(found: EvidenceBudget, card: ModelCard) -> str:
     """The margin as the sum of its parts, in logits: each bar begins where the one before ended, and the last ends there."""
     parts = [(name, words, why, value) for name, words, why in PARTS if (value := getattr(found, name)) is not None]
+    if found.annotated is None:
+        parts = [(name, "Lungs" if name == "other_lung" else words, why, value) for name, words, why, value in parts]
     ends = [0.0]
     for *_, value in parts:
         ends.append(ends[-1] + value)
