@@ -228,7 +228,7 @@ def test_what_the_reader_draws_is_compared(app: AppTest, reader: Reader) -> None
 
 def test_outlines_of_organs_are_not_taken_for_disease(app: AppTest) -> None:
     drop(app, SCAN, polygons(aorta=LEFT, rib_7=RIGHT))
-    assert "is not called a finding of fibrosis: aorta, rib 7." in html(app)
+    assert "Not called a finding of fibrosis: aorta, rib 7." in html(app)
 
 
 def circled() -> File:

@@ -77,7 +77,7 @@ def test_a_hit_and_a_miss_differ_in_word_and_in_line_not_in_color_alone() -> Non
 
 def test_more_annotated_than_there_is_lung_is_said_and_no_chance_is_over_100_percent() -> None:
     html = scorecard.strip(replace(COMPARED, rank_chance=1.24))
-    assert "more is annotated than there is lung" in html
+    assert "larger than the lung" in html
     assert "124 %" not in html
 
 
@@ -132,7 +132,7 @@ def test_outlines_of_organs_are_told_from_findings(those: list[OnSlice], *, is_o
     said = scorecard.other_things(those)
     assert (said is not None) == is_other
     if said is not None:
-        assert said.endswith("rib_left_7, aorta.")
+        assert said == "Not called a finding of fibrosis: rib_left_7, aorta."
 
 
 def test_many_names_are_cut_short() -> None:
@@ -283,6 +283,11 @@ def test_every_check_has_a_word_a_sign_and_its_sentence() -> None:
     assert stays.sentence in html
     failed = scorecard.trust(Trust("ipf", "gradcam", Undefined("x"), Undefined("x"), Undefined("y"), changes))
     assert "\N{MULTIPLICATION X} no" in failed
+
+
+def test_a_minus_in_a_sentence_is_a_minus_and_a_hyphen_stays() -> None:
+    html = scorecard.trust(Trust("ipf", "gradcam", *[Undefined("-1.5 of Grad-CAM (mean -0.2).")] * 4))
+    assert "\N{MINUS SIGN}1.5 of Grad-CAM (mean \N{MINUS SIGN}0.2)." in html
 
 
 def test_files_that_were_not_read_are_in_sight_and_notes_one_click_away() -> None:

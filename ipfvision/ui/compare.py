@@ -165,27 +165,30 @@ def profile(desk: Session, series: int, current: int) -> bool:
     """
     if desk.annotations(series, current) is None:
         return False
-    rows, about_disease, compared_now, unfinished, begun = [], False, 0, False, time.monotonic()
+    rows, about_disease, fresh, unfinished, begun = [], False, 0, False, time.monotonic()
     for index in range(desk.length(series)):
         reading = desk.any_reading(series, index)
         if reading is None:
             continue
         if not desk.is_scored(series, index, reading):
             # At least one in each run, so that it ends.
-            if compared_now and time.monotonic() - begun > COMPARE_SECONDS:
+            if fresh and time.monotonic() - begun > COMPARE_SECONDS:
                 unfinished = True
                 continue
-            compared_now += 1
+            fresh += 1
         found, given = desk.score(series, index, reading), desk.annotations(series, index) or ()
         about_disease = about_disease or any(map(scorecard.names_a_finding, given))
         rows.append(ProfileRow(index, reading.prediction, found.agreement, found.evidence, annotated=bool(given)))
     st.html(scorecard.profile(rows, desk.length(series), current))
-    compared = [row for row in worst_first(rows) if row.disagreement < Disagreement.NONE][:WORST]
+    compared = sum(row.disagreement < Disagreement.NOT_COMPARED for row in rows)
+    worst = [row for row in worst_first(rows) if row.disagreement < Disagreement.NONE][:WORST]
     # An organ's outline says nothing of disease, so no answer disagrees with it.
-    if compared and about_disease:
+    if worst and about_disease:
         st.html(scorecard.worst_heading())
         with st.container(horizontal=True):
-            for row in compared:
+            for row in worst:
                 words = scorecard.disagreement_words(row)
                 st.button(words, key=f"worst-{row.index}", on_click=desk.go_to, args=(series, row.index))
+    elif compared and about_disease and not unfinished:
+        st.html(scorecard.all_agree(compared))
     return unfinished

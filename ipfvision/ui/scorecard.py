@@ -6,6 +6,7 @@ definition in a tooltip. An undefined number is a dash with its reason, never a 
 
 import base64
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ def strip(agreement: Agreement, cautions: Sequence[str] = ()) -> str:
     else:
         count = f"{round(found * agreement.lesions)} of {agreement.lesions}"
         cards.append(_card("Marked places found", count, "at half the peak", DEFINITIONS["places"]))
-    said = "".join(f'<p class="ipf-caution">{escape(sentence)}</p>' for sentence in cautions)
+    # One line at most: what it takes, the images lose.
+    line = escape(" ".join(cautions))
+    said = f'<p class="ipf-caution" title="{line}">{line}</p>' if cautions else ""
     return f'<div class="ipf-cards">{"".join(cards)}</div>{said}'
 
 
@@ -112,7 +115,7 @@ def _times(value: float | None) -> str:
 def _by_chance(chance: float | None) -> str:
     if chance is None:
         return "chance not known"
-    return "more is annotated than there is lung" if chance > 1 else f"by chance {_percent(chance)}"
+    return "larger than the lung" if chance > 1 else f"by chance {_percent(chance)}"
 
 
 def weak_map(explanation: Explanation, full: float) -> str | None:
@@ -120,10 +123,7 @@ def weak_map(explanation: Explanation, full: float) -> str | None:
     if explanation.peak <= 0 or explanation.peak >= WEAK * full:
         return None
     unit = " logits" if explanation.unit == "logits" else ""
-    return (
-        f"The map is weak: its peak is {number(explanation.peak, 2)}{unit}, full color {number(full, 1)}. "
-        "These numbers say where it is strongest, not that it is strong."
-    )
+    return f"Weak map: its peak is {number(explanation.peak, 2)}{unit}, full color {number(full, 1)}."
 
 
 def other_things(given: Sequence[OnSlice]) -> str | None:
@@ -132,7 +132,7 @@ def other_things(given: Sequence[OnSlice]) -> str | None:
         return None
     names = list(dict.fromkeys(one.said.label for one in given))
     few = ", ".join(names[:SOME_NAMES]) + (f" and {len(names) - SOME_NAMES} more" if len(names) > SOME_NAMES else "")
-    return f"What is annotated here is not called a finding of fibrosis: {few}."
+    return f"Not called a finding of fibrosis: {few}."
 
 
 def names_a_finding(one: OnSlice) -> bool:
@@ -332,6 +332,10 @@ def trust_words() -> str:
     )
 
 
+def _with_minus(sentence: str) -> str:
+    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", sentence)
+
+
 def trust(found: Trust) -> str:
     """Verdict and sentence of each check; a word and a shape, not a color alone."""
     checks = (
@@ -346,7 +350,8 @@ def trust(found: Trust) -> str:
         Verdict.UNDEFINED: f"{DASH} not known",
     }
     lines = "".join(
-        f'<li class="{one.verdict.value}"><b>{escape(name)}: {words[one.verdict]}</b><small>{escape(one.sentence)}</small></li>'
+        f'<li class="{one.verdict.value}"><b>{escape(name)}: {words[one.verdict]}</b>'
+        f"<small>{escape(_with_minus(one.sentence))}</small></li>"
         for name, one in checks
     )
     return f'<ul class="ipf-list ipf-trust">{lines}</ul>'
@@ -372,6 +377,12 @@ def disagreement_words(row: ProfileRow) -> str:
 def worst_heading() -> str:
     """Above the worst disagreements of a series."""
     return '<p class="ipf-heading">Worst disagreements first</p>'
+
+
+def all_agree(compared: int) -> str:
+    """In the place of the worst disagreements."""
+    agreed = "The slice that was compared agrees." if compared == 1 else f"All {compared} slices that were compared agree."
+    return f'<p class="ipf-quiet">{agreed} What that takes: the answer fits, and the strongest point is on the annotation.</p>'
 
 
 def profile(rows: Sequence[ProfileRow], count: int, current: int) -> str:
