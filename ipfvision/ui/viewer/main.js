@@ -4,7 +4,7 @@ import { Bar, side } from "./bar.js";
 import { Chrome } from "./chrome.js";
 import { Drawing } from "./drawing.js";
 import { element, number } from "./dom.js";
-import { FIT, distance, ellipseStatistics, toScreen, transform } from "./geometry.js";
+import { FIT, distance, ellipseStatistics, scaleBar, toScreen, transform } from "./geometry.js";
 import { listenToKeys } from "./keys.js";
 import { decodeRuns } from "./masks.js";
 import { Panes, Pen, borderPath, drawPicture, labelPane } from "./panes.js";
@@ -141,7 +141,7 @@ class Viewer {
   /** New data of the same stack, after a rerun of the script. */
   update(component) {
     this.#take(component);
-    const { data } = this, before = this.state;
+    const { data } = this;
     this.loader.base = this.base;
     this.#knownEmpty();
     const again = (version, seen) => version !== undefined && version !== seen;
@@ -164,7 +164,7 @@ class Viewer {
       this.go(data.slice);
     }
     this.version++;
-    if (before === this.state) this.loader.want(this.state.slice);
+    this.loader.look();
     this.#size();
     this.schedule();
   }
@@ -568,7 +568,6 @@ class Viewer {
     const { state, shown, image, cursor } = this, { rows, columns } = image;
     const pen = new Pen(pane, state.view, image);
     if (shown === null) return;
-    pen.scale(image.spacing);
     if (!covered) {
       if (pane.kind === "map" && heat) {
         if (state.style === "contour") {
@@ -635,6 +634,7 @@ class Viewer {
       letters: image.letters,
       window: `C ${number(window.center)}${percent}  W ${number(window.width)}${percent}${state.inverted ? "  inverted" : ""}`,
       zoom: state.view.zoom,
+      bar: shown === null ? null : scaleBar(transform(state.view, pane, image), image.spacing, Math.min(130, pane.width / 4)),
       legend: covered || shown === null ? null : this.#legend(pane.kind, heat, outlines),
       notes: names ? outlines.map(({ color, text, dashed, label }) => ({ color, dashed, text: label ? `${text}: ${label}` : text })) : [],
       message,

@@ -1,7 +1,7 @@
 // The panes: each a canvas with the picture, a canvas with lines over it, and words in its corners.
 
 import { element, mark, number, say } from "./dom.js";
-import { gridColumns, scaleBar, toScreen, transform } from "./geometry.js";
+import { gridColumns, toScreen, transform } from "./geometry.js";
 import { boundary } from "./masks.js";
 import { AGREEMENT } from "./raster.js";
 import { PANES } from "./state.js";
@@ -40,6 +40,9 @@ class Pane {
     this.corners["upper-left"].append(this.choice, this.where, this.answer);
     this.legend = element("div", { class: "legend" });
     this.corners["upper-right"].append(this.legend);
+    this.scale = element("div", { class: "length" });
+    this.view = element("div");
+    this.corners["lower-right"].append(this.scale, this.view);
     this.message = element("div", { class: "message" });
     this.node = element("div", { class: "pane" }, this.picture, this.lines, ...Object.values(this.corners), ...Object.values(this.letters), this.message);
     this.width = this.height = 1;
@@ -222,35 +225,16 @@ export class Pen {
     context.textBaseline = "top";
     lines.forEach((line, index) => context.fillText(line, x + 5 * ratio, y + 4 * ratio + index * size * 1.3));
   }
-
-  /** The length of a round number of millimeters, above the words in the lower right corner. */
-  scale(spacing) {
-    const bar = scaleBar(this.at, spacing, Math.min(130, this.pane.width / 4));
-    const { context, ratio } = this, y = this.pane.height - 46, x = this.pane.width - 9 - bar.pixels, path = new Path2D();
-    path.moveTo(x * ratio, (y - 5) * ratio);
-    path.lineTo(x * ratio, y * ratio);
-    path.lineTo((x + bar.pixels) * ratio, y * ratio);
-    path.lineTo((x + bar.pixels) * ratio, (y - 5) * ratio);
-    this.#stroke(path, INK, 1.4, false);
-    context.font = `${11.5 * ratio}px system-ui, sans-serif`;
-    context.textAlign = "right";
-    context.textBaseline = "alphabetic";
-    context.lineWidth = 3 * ratio;
-    context.strokeStyle = "#000";
-    const text = `${number(bar.value, bar.value < 1 ? 1 : 0)} ${bar.unit}`;
-    context.strokeText(text, (this.pane.width - 9) * ratio, (y - 8) * ratio);
-    context.fillStyle = INK;
-    context.fillText(text, (this.pane.width - 9) * ratio, (y - 8) * ratio);
-    context.textAlign = "left";
-  }
 }
 
 /** Words at the edges and corners that do not depend on the pointer. */
-export function labelPane(pane, { slice, letters, window, answer, notes, legend, message, zoom }) {
+export function labelPane(pane, { slice, letters, window, answer, notes, legend, message, zoom, bar }) {
   say(pane.where, slice);
   say(pane.answer, answer);
   for (const side of SIDES) say(pane.letters[side], letters?.[side] ?? "");
-  say(pane.corners["lower-right"], `${window}${zoom > 1.005 ? `\n${number(zoom, 1)}×` : ""}`);
+  say(pane.view, `${window}${zoom > 1.005 ? `   ${number(zoom, 1)}×` : ""}`);
+  say(pane.scale, bar ? `${number(bar.value, bar.value < 1 ? 1 : 0)} ${bar.unit}` : "");
+  mark(pane.scale, "style", `width: ${bar?.pixels ?? 0}px`);
   say(pane.message, message);
   const key = JSON.stringify([legend, notes]);
   if (pane.labels === key) return;

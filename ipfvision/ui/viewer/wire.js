@@ -61,6 +61,12 @@ export class Loader {
   /** Ask again for what was answered before, of one kind. */
   forget(kind) {
     for (const key of this.settled) if (key.startsWith(`${kind}/`)) this.settled.delete(key);
+    this.look();
+  }
+
+  /** Look for something to ask for: what is wanted may have changed. */
+  look() {
+    this.idle = false;
     this.#pump();
   }
 
@@ -90,12 +96,15 @@ export class Loader {
       for (const index of outwards(this.current, from, to)) for (const kind of kinds) if (this.#open(kind, index)) return [kind, index];
       return null;
     };
-    return (
-      search(all, this.current, this.current) ??
+    const here = search(all, this.current, this.current);
+    // With everything here, scrolling must not look through the whole stack at each step.
+    if (here || (this.idle && this.capacity >= this.sizes.length)) return here;
+    const next =
       search(all, Math.max(low, this.current - NEAR), Math.min(high, this.current + NEAR)) ??
       search(["pixels"], low, high) ??
-      search(all, low, high)
-    );
+      search(all, low, high);
+    this.idle = !next && !this.running.size;
+    return next;
   }
 
   #pump() {
@@ -140,7 +149,7 @@ export class Loader {
   retry() {
     clearTimeout(this.timer);
     this.timer = undefined;
-    this.#pump();
+    this.look();
   }
 
   #say(sentence) {
