@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import ConsoleMessage, Page, Request, expect
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -47,10 +47,10 @@ def free_port() -> int:
         return port
 
 
-def start_app(log: Path) -> tuple[subprocess.Popen[bytes], str]:
+def start_app(log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start the app as `make app` does, on a free port, and wait until it answers."""
     address = f"http://localhost:{free_port()}"
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true", *options]
     command.append(f"--server.port={address.rpartition(':')[2]}")
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
@@ -85,9 +85,14 @@ def reading_room(page: Page, address: str) -> Iterator[Page]:
         if not request.url.startswith((f"{address}/", "data:", f"blob:{address}/")):
             strangers.append(request.url)
 
+    def note(message: ConsoleMessage) -> None:
+        # A test may take the network away.
+        if message.type == "error" and "ERR_INTERNET_DISCONNECTED" not in message.text:
+            errors.append(message.text)
+
     page.on("request", look)
     page.on("websocket", lambda socket_: None if socket_.url.startswith(f"ws://{host}/") else strangers.append(socket_.url))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_viewport_size({"width": 1366, "height": 768})
     page.set_default_timeout(PATIENCE_MS)
