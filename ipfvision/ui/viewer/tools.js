@@ -230,6 +230,8 @@ export class Pointers {
   }
 
   #double(event) {
-    if (this.viewer.panes.at(event.target) && ["move", "window"].includes(this.viewer.state.tool)) this.viewer.fit();
+    // The captured pointer sends a double click to what holds the panes.
+    const inside = event.target === this.node || this.viewer.panes.at(event.target);
+    if (inside && ["move", "window"].includes(this.viewer.state.tool)) this.viewer.fit();
   }
 }
