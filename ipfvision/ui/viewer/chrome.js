@@ -86,7 +86,7 @@ export class Chrome {
     this.reach = field("Grow no farther than this from the click", 1, 200, (value) => change({ reach: value }));
     this.unit = element("span");
     this.reachUnit = element("span");
-    this.growth = element("label", {}, element("span", {}, "From"), this.low, element("span", {}, "to"), this.high, this.unit, element("span", {}, "within"), this.reach, this.reachUnit);
+    this.growth = element("label", { title: "Fills what hangs together with the click inside this range" }, this.low, element("span", {}, "to"), this.high, this.unit, element("span", {}, "within"), this.reach, this.reachUnit);
     this.drawOptions = group("Finding to draw", ...this.findings.map(([, node]) => node), this.brush.node, this.growth);
 
     this.layers = Object.entries(LAYERS).map(([id, name]) => [id, chip(name, LAYER_HINTS[id], () => viewer.layers([id]))]);

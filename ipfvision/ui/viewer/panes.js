@@ -10,6 +10,8 @@ const INK = "#f4f7fa";
 const UNDER = "rgba(0, 0, 0, 0.7)";
 /** Device pixels per image pixel from which single pixels are shown as squares, as for painting them. */
 const SQUARES = 10;
+/** CSS pixels at the foot of a pane that are kept free for its own words. */
+const FOOT = 50;
 const CORNERS = ["upper-left", "upper-right", "lower-left", "lower-right"];
 const SIDES = ["left", "right", "top", "bottom"];
 
@@ -218,7 +220,7 @@ export class Pen {
     const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 10 * ratio, high = lines.length * size * 1.3 + 6 * ratio;
     let [x, y] = this.#point(point);
     x = Math.max(2, Math.min(x + 10 * ratio, this.pane.lines.width - wide - 2));
-    y = Math.max(2, Math.min(y + 8 * ratio, this.pane.lines.height - high - 2));
+    y = Math.max(2, Math.min(y + 8 * ratio, this.pane.lines.height - high - FOOT * ratio));
     context.fillStyle = "rgba(0, 0, 0, 0.72)";
     context.fillRect(x, y, wide, high);
     context.fillStyle = color;
