@@ -5,7 +5,8 @@ import { decodeRuns, encodeRuns } from "../../ipfvision/ui/viewer/masks.js";
 
 const SIZE = 12;
 const mask = (...on) => Uint8Array.from({ length: SIZE }, (_, index) => (on.includes(index) ? 1 : 0));
-const on = (drawing, index, finding = "cyst") => [...drawing.mask(index, finding).keys()].filter((pixel) => drawing.mask(index, finding)[pixel]);
+const on = (drawing, index, finding = "cyst") =>
+  [...drawing.mask(index, finding).keys()].filter((pixel) => drawing.mask(index, finding)[pixel]);
 
 function fresh() {
   const drawing = new Drawing(() => SIZE);

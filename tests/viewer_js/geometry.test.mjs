@@ -4,7 +4,8 @@ import * as geometry from "../../ipfvision/ui/viewer/geometry.js";
 
 const IMAGE = { rows: 300, columns: 500, spacing: [0.8, 0.5] };
 const PANE = { width: 640, height: 480 };
-const near = (actual, expected, message) => assert.ok(Math.abs(actual - expected) < 1e-9, `${message}: ${actual} is not ${expected}`);
+const near = (actual, expected, message) =>
+  assert.ok(Math.abs(actual - expected) < 1e-9, `${message}: ${actual} is not ${expected}`);
 
 test("an image that fits is drawn in the patient's proportions and touches the pane on one side", () => {
   const [x, y] = geometry.fitScale(PANE, IMAGE);
@@ -21,7 +22,12 @@ test("the way to the screen and back returns the point", () => {
 
 test("zooming keeps the image point under the cursor where it is", () => {
   let view = { ...geometry.FIT };
-  for (const [factor, point] of [[1.5, { x: 200, y: 150 }], [2, { x: 400, y: 300 }], [0.8, { x: 250, y: 222 }], [1.9, { x: 11, y: 240 }]]) {
+  for (const [factor, point] of [
+    [1.5, { x: 200, y: 150 }],
+    [2, { x: 400, y: 300 }],
+    [0.8, { x: 250, y: 222 }],
+    [1.9, { x: 11, y: 240 }],
+  ]) {
     const before = geometry.toImage(geometry.transform(view, PANE, IMAGE), point);
     view = geometry.zoomAt(view, factor, point, PANE, IMAGE);
     const after = geometry.toImage(geometry.transform(view, PANE, IMAGE), point);
@@ -37,7 +43,8 @@ test("zooming out ends at the image that fits, and zooming in ends somewhere", (
 });
 
 test("panning moves the image with the hand", () => {
-  const view = { zoom: 4, x: 250, y: 150 }, before = geometry.transform(view, PANE, IMAGE);
+  const view = { zoom: 4, x: 250, y: 150 },
+    before = geometry.transform(view, PANE, IMAGE);
   const after = geometry.transform(geometry.panBy(view, 30, -12, PANE, IMAGE), PANE, IMAGE);
   near(after.left - before.left, 30, "right");
   near(after.top - before.top, -12, "up");
@@ -50,12 +57,17 @@ test("a length uses the spacing of its own direction, and is in pixels without o
 });
 
 test("ellipse statistics are those of the pixels whose centers are inside, without padding", () => {
-  const columns = 20, rows = 15, pixels = Int16Array.from({ length: 300 }, (_, i) => ((i * 7919) % 2003) - 1000);
+  const columns = 20,
+    rows = 15,
+    pixels = Int16Array.from({ length: 300 }, (_, i) => ((i * 7919) % 2003) - 1000);
   pixels[7 * 20 + 9] = -32768;
-  const a = { x: 14.2, y: 3.1 }, b = { x: 4.6, y: 12.7 }, read = (value) => (value === -32768 ? null : value);
+  const a = { x: 14.2, y: 3.1 },
+    b = { x: 4.6, y: 12.7 },
+    read = (value) => (value === -32768 ? null : value);
   const inside = [];
   for (let i = 0; i < 300; i++) {
-    const u = ((i % 20) + 0.5 - 9.4) / 4.8, v = (Math.floor(i / 20) + 0.5 - 7.9) / 4.8;
+    const u = ((i % 20) + 0.5 - 9.4) / 4.8,
+      v = (Math.floor(i / 20) + 0.5 - 7.9) / 4.8;
     if (Math.sqrt(u * u + v * v) <= 1 && pixels[i] !== -32768) inside.push(pixels[i]);
   }
   const mean = inside.reduce((sum, value) => sum + value, 0) / inside.length;
@@ -70,7 +82,8 @@ test("ellipse statistics are those of the pixels whose centers are inside, witho
 });
 
 test("an ellipse outside the image, or of no size, has no mean", () => {
-  const pixels = new Int16Array(100), read = (value) => value;
+  const pixels = new Int16Array(100),
+    read = (value) => value;
   assert.equal(geometry.ellipseStatistics(pixels, 10, 10, { x: 20, y: 20 }, { x: 30, y: 30 }, null, read).mean, null);
   assert.equal(geometry.ellipseStatistics(pixels, 10, 10, { x: 5, y: 5 }, { x: 5, y: 5 }, null, read).mean, null);
 });

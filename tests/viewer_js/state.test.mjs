@@ -6,7 +6,9 @@ import { TOOLS, dragWindow, initialState, layout, patch, presets } from "../../i
 const slice = (more) => ({ rows: 4, columns: 4, scale: "hounsfield", window: null, ...more });
 const DATA = {
   stack: { slices: [slice(), slice({ window: [-500, 1600] }), slice({ scale: "grey" })] },
-  slice: 1, findings: [{ id: "honeycombing" }], presets: [{ name: "Lung", center: -600, width: 1500 }],
+  slice: 1,
+  findings: [{ id: "honeycombing" }],
+  presets: [{ name: "Lung", center: -600, width: 1500 }],
 };
 
 test("a change stays inside its limits, and no change gives the same state", () => {
@@ -26,7 +28,10 @@ test("a window is never narrower than 1, which DICOM forbids", () => {
 });
 
 test("the window that a file brings is offered, and none in Hounsfield units where there are none", () => {
-  assert.deepEqual(presets(DATA, 0).map(({ name }) => name), ["Lung"]);
+  assert.deepEqual(
+    presets(DATA, 0).map(({ name }) => name),
+    ["Lung"],
+  );
   assert.deepEqual(presets(DATA, 1).at(-1), { name: "As the file says", center: -500, width: 1600 });
   assert.ok(presets(DATA, 2).every(({ center }) => center >= 0 && center <= 100));
 });

@@ -6,7 +6,12 @@ import { Loader, Saver, outwards } from "../../ipfvision/ui/viewer/wire.js";
 const settle = async () => {
   for (let turn = 0; turn < 50; turn++) await Promise.resolve();
 };
-const answer = (status, body) => ({ status, ok: status < 300, json: async () => structuredClone(body), arrayBuffer: async () => body });
+const answer = (status, body) => ({
+  status,
+  ok: status < 300,
+  json: async () => structuredClone(body),
+  arrayBuffer: async () => body,
+});
 
 function loader(slices, { limit, fetch, kinds = {} }) {
   return new Loader({ base: "/w", sizes: new Array(slices).fill(4), kinds, changed() {}, limit, fetch });
@@ -19,7 +24,10 @@ test("slices are asked for from near to far", () => {
 
 test("the slice on screen comes first, then its neighbors, and each once", async () => {
   const asked = [];
-  const all = loader(7, { limit: 1e6, fetch: async (path) => (asked.push(Number(path.split("/")[2])), answer(200, new Int16Array(4).buffer)) });
+  const all = loader(7, {
+    limit: 1e6,
+    fetch: async (path) => (asked.push(Number(path.split("/")[2])), answer(200, new Int16Array(4).buffer)),
+  });
   all.want(3);
   await settle();
   assert.deepEqual(asked, [3, 4, 2, 5, 1, 6, 0]);
@@ -45,7 +53,12 @@ test("a map that was not ready is asked for again when readings have changed, an
   const taken = [];
   let ready = false;
   const maps = { path: (index) => `${index}/maps`, wanted: () => true, take: (index, value) => taken.push(value) };
-  const one = loader(1, { limit: 1e6, kinds: { maps }, fetch: async (path) => (path.endsWith("maps") ? answer(ready ? 200 : 204, { a: 1 }) : answer(200, new Int16Array(4).buffer)) });
+  const one = loader(1, {
+    limit: 1e6,
+    kinds: { maps },
+    fetch: async (path) =>
+      path.endsWith("maps") ? answer(ready ? 200 : 204, { a: 1 }) : answer(200, new Int16Array(4).buffer),
+  });
   one.want(0);
   await settle();
   one.want(0);
@@ -61,10 +74,13 @@ test("a map that was not ready is asked for again when readings have changed, an
 test("a lost connection is said and tried again; a scan that is gone is not", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   let online = false;
-  const one = loader(1, { limit: 1e6, fetch: async () => {
-    if (!online) throw new TypeError("Failed to fetch");
-    return answer(200, new Int16Array(4).buffer);
-  } });
+  const one = loader(1, {
+    limit: 1e6,
+    fetch: async () => {
+      if (!online) throw new TypeError("Failed to fetch");
+      return answer(200, new Int16Array(4).buffer);
+    },
+  });
   one.want(0);
   await settle();
   assert.match(one.trouble, /Trying again/);
@@ -92,8 +108,15 @@ function drawn(pixels = [1]) {
 
 test("strokes are sent together, a moment after the last one", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
-  const sent = [], told = [];
-  const saver = new Saver({ drawing: drawn(), url: (index) => `/${index}`, told: (...all) => told.push(all), merged() {}, fetch: async (url, options) => (sent.push(JSON.parse(options.body)), answer(200, { revision: 1 })) });
+  const sent = [],
+    told = [];
+  const saver = new Saver({
+    drawing: drawn(),
+    url: (index) => `/${index}`,
+    told: (...all) => told.push(all),
+    merged() {},
+    fetch: async (url, options) => (sent.push(JSON.parse(options.body)), answer(200, { revision: 1 })),
+  });
   saver.touch(0);
   mock.timers.tick(150);
   saver.touch(0);
@@ -111,12 +134,19 @@ test("strokes are sent together, a moment after the last one", async () => {
 
 test("without a connection the drawing waits, says so, and is sent when it is back", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
-  let online = false, sent = 0;
-  const saver = new Saver({ drawing: drawn(), url: () => "/0", told() {}, merged() {}, fetch: async () => {
-    if (!online) throw new TypeError("Failed to fetch");
-    sent++;
-    return answer(200, { revision: 1 });
-  } });
+  let online = false,
+    sent = 0;
+  const saver = new Saver({
+    drawing: drawn(),
+    url: () => "/0",
+    told() {},
+    merged() {},
+    fetch: async () => {
+      if (!online) throw new TypeError("Failed to fetch");
+      sent++;
+      return answer(200, { revision: 1 });
+    },
+  });
   saver.touch(0);
   mock.timers.tick(200);
   await settle();
@@ -132,10 +162,16 @@ test("where another tab was faster, both drawings are kept and sent with the new
   mock.timers.enable({ apis: ["setTimeout"] });
   const sent = [];
   let merged = 0;
-  const saver = new Saver({ drawing: drawn([1]), url: () => "/0", told() {}, merged: () => merged++, fetch: async (url, options) => {
-    sent.push(JSON.parse(options.body));
-    return sent.length === 1 ? answer(409, { revision: 4, findings: { cyst: [4, 2] } }) : answer(200, { revision: 5 });
-  } });
+  const saver = new Saver({
+    drawing: drawn([1]),
+    url: () => "/0",
+    told() {},
+    merged: () => merged++,
+    fetch: async (url, options) => {
+      sent.push(JSON.parse(options.body));
+      return sent.length === 1 ? answer(409, { revision: 4, findings: { cyst: [4, 2] } }) : answer(200, { revision: 5 });
+    },
+  });
   saver.touch(0);
   mock.timers.tick(200);
   await settle();
@@ -149,7 +185,10 @@ test("where another tab was faster, both drawings are kept and sent with the new
 
 test("a drawing that the server refuses is not said to be saved", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
-  for (const [status, word] of [[404, "lost"], [413, "refused"]]) {
+  for (const [status, word] of [
+    [404, "lost"],
+    [413, "refused"],
+  ]) {
     const saver = new Saver({ drawing: drawn(), url: () => "/0", told() {}, merged() {}, fetch: async () => answer(status) });
     saver.touch(0);
     mock.timers.tick(200);
@@ -161,7 +200,13 @@ test("a drawing that the server refuses is not said to be saved", async () => {
 
 test("what is small enough outlives the page", async () => {
   let keepalive;
-  const saver = new Saver({ drawing: drawn(), url: () => "/0", told() {}, merged() {}, fetch: async (url, options) => ((keepalive = options.keepalive), answer(200, { revision: 1 })) });
+  const saver = new Saver({
+    drawing: drawn(),
+    url: () => "/0",
+    told() {},
+    merged() {},
+    fetch: async (url, options) => ((keepalive = options.keepalive), answer(200, { revision: 1 })),
+  });
   saver.touch(0);
   await saver.flush(true);
   assert.equal(keepalive, true);

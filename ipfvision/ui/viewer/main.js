@@ -8,7 +8,18 @@ import { FIT, distance, ellipseStatistics, scaleBar, toScreen, transform } from 
 import { listenToKeys } from "./keys.js";
 import { decodeRuns } from "./masks.js";
 import { Panes, Pen, borderPath, drawPicture, labelPane } from "./panes.js";
-import { agreementLayer, applyTable, blend, emptyLayer, heatColor, heatLayer, litRule, pasteCells, reader, windowTable } from "./raster.js";
+import {
+  agreementLayer,
+  applyTable,
+  blend,
+  emptyLayer,
+  heatColor,
+  heatLayer,
+  litRule,
+  pasteCells,
+  reader,
+  windowTable,
+} from "./raster.js";
 import { TARGETS, initialState, patch } from "./state.js";
 import { Pointers, begin } from "./tools.js";
 import { Loader, Saver } from "./wire.js";
@@ -25,6 +36,7 @@ const AGREEMENT_SHARE = 0.5;
 const PASTED = 24;
 const NAMING = ["annotation", "map", "agreement", "ct"];
 const SMALLEST_HEIGHT = 420;
+const STEADY = 40;
 const REMEMBERED = 4;
 const DECISIONS = { ipf: "IPF-like", normal: "normal-like", uncertain: "uncertain" };
 
@@ -40,7 +52,8 @@ function bound(map, most) {
 class Viewer {
   constructor(component) {
     this.#take(component);
-    const { data } = component, { slices } = data.stack;
+    const { data } = component,
+      { slices } = data.stack;
     this.count = slices.length;
     this.abort = new AbortController();
     this.state = remembered.get(data.stack.id) ?? initialState(data);
@@ -87,11 +100,19 @@ class Viewer {
     });
     this.#knownEmpty();
 
-    this.panes = new Panes({ choose: (index, kind) => this.change({ panes: this.state.panes.with(index, kind) }), resized: () => this.schedule() });
+    this.panes = new Panes({
+      choose: (index, kind) => this.change({ panes: this.state.panes.with(index, kind) }),
+      resized: () => this.schedule(),
+    });
     this.bar = new Bar({ go: (index) => this.go(index) });
     this.root = element("div", { class: "ipf-viewer", role: "region", "aria-label": "CT viewer" });
     this.chrome = new Chrome(this);
-    this.stage = element("div", { class: "stage", tabindex: "0", role: "application", "aria-label": "CT images. Press question mark for the keys" }, this.panes.node, this.bar.node);
+    this.stage = element(
+      "div",
+      { class: "stage", tabindex: "0", role: "application", "aria-label": "CT images. Press question mark for the keys" },
+      this.panes.node,
+      this.bar.node,
+    );
     this.root.append(this.chrome.bar, this.chrome.options, this.stage, this.chrome.status, this.chrome.live);
     component.parentElement.append(this.root);
     Object.defineProperty(this.root, "ipfViewer", { value: this.#handle() });
@@ -117,7 +138,8 @@ class Viewer {
 
   /** The drawing of this stack: a new one, or the one that an earlier mount could not send yet. */
   #openDrawing(id) {
-    const left = unsaved.get(id), { slices } = this.data.stack;
+    const left = unsaved.get(id),
+      { slices } = this.data.stack;
     unsaved.delete(id);
     this.drawing = left?.drawing ?? new Drawing((index) => slices[index].rows * slices[index].columns);
     this.saver = left ?? new Saver({ drawing: this.drawing });
@@ -165,7 +187,8 @@ class Viewer {
     }
     this.version++;
     this.loader.look();
-    this.#size();
+    // What stands above may have got another line: images that change their size under the reader's hand are worse than a gap.
+    this.#size(STEADY);
     this.schedule();
   }
 
@@ -182,11 +205,17 @@ class Viewer {
     remembered.set(this.data.stack.id, this.state);
     bound(remembered, REMEMBERED);
     if (this.saver.dirty.size) {
-      const { saver } = this, { id } = this.data.stack;
+      const { saver } = this,
+        { id } = this.data.stack;
       unsaved.set(id, saver);
       // The saver outlives this viewer until the server has everything; it must not hold on to the viewer meanwhile.
       const base = this.base;
-      Object.assign(saver, { url: (index) => `${base}/${index}/drawing`, told() {}, merged() {}, changed: () => saver.status === "saved" && unsaved.delete(id) });
+      Object.assign(saver, {
+        url: (index) => `${base}/${index}/drawing`,
+        told() {},
+        merged() {},
+        changed: () => saver.status === "saved" && unsaved.delete(id),
+      });
       saver.flush(true);
     }
     for (const map of [this.maps, this.annotations, this.pasted, this.paths]) map.clear();
@@ -222,7 +251,8 @@ class Viewer {
   }
 
   goToHighest() {
-    const shares = this.data.probability.map((value) => value ?? -1), highest = shares.indexOf(Math.max(...shares));
+    const shares = this.data.probability.map((value) => value ?? -1),
+      highest = shares.indexOf(Math.max(...shares));
     if (shares[highest] >= 0) this.go(highest);
   }
 
@@ -274,8 +304,11 @@ class Viewer {
 
   keyboardCursor() {
     this.cursorByKeys = !this.cursorByKeys;
-    const pane = this.panes.list[0], { x, y } = this.state.view;
-    this.cursor = this.cursorByKeys ? { pane, x: Math.floor(x ?? this.image.columns / 2) + 0.5, y: Math.floor(y ?? this.image.rows / 2) + 0.5 } : null;
+    const pane = this.panes.list[0],
+      { x, y } = this.state.view;
+    this.cursor = this.cursorByKeys
+      ? { pane, x: Math.floor(x ?? this.image.columns / 2) + 0.5, y: Math.floor(y ?? this.image.rows / 2) + 0.5 }
+      : null;
     this.announce(this.cursorByKeys ? "Cursor by keyboard: arrows move it, Enter presses the tool" : "Arrows scroll the stack");
     this.schedule();
   }
@@ -345,9 +378,12 @@ class Viewer {
 
   /** Add this slice's mask of the chosen finding to the next slice, and go there. */
   copyOn() {
-    const from = this.shown, to = from + 1, { finding } = this.state;
+    const from = this.shown,
+      to = from + 1,
+      { finding } = this.state;
     if (from === null || to >= this.count || !this.drawing.findings(from).includes(finding)) return;
-    const source = this.drawing.mask(from, finding), target = this.drawing.begin(to, finding);
+    const source = this.drawing.mask(from, finding),
+      target = this.drawing.begin(to, finding);
     if (target?.length !== source.length) {
       this.drawing.cancel();
       this.announce("The next slice cannot take a copy.");
@@ -381,37 +417,44 @@ class Viewer {
   }
 
   #value(value) {
-    const { scale } = this.image, here = reader(scale)(value);
+    const { scale } = this.image,
+      here = reader(scale)(value);
     if (here === null) return "no data";
     return scale === "hounsfield" ? `${number(here)} HU` : `grey ${number(here, 1)} %`;
   }
 
   #readout() {
     const { cursor, shown, image } = this;
-    const place = image.position_mm === null || image.position_mm === undefined ? "" : `   slice at ${number(image.position_mm, 1)} mm`;
+    const place =
+      image.position_mm === null || image.position_mm === undefined ? "" : `   slice at ${number(image.position_mm, 1)} mm`;
     if (!cursor || shown === null) return place.trim();
-    const x = Math.floor(cursor.x), y = Math.floor(cursor.y);
+    const x = Math.floor(cursor.x),
+      y = Math.floor(cursor.y);
     if (x < 0 || y < 0 || x >= image.columns || y >= image.rows) return place.trim();
-    const index = y * image.columns + x, heat = this.#heat(shown);
+    const index = y * image.columns + x,
+      heat = this.#heat(shown);
     const evidence = heat ? `   map ${number(heat.values[index], 2)} ${heat.unit}` : "";
     return `x ${x}  y ${y}   ${this.#value(this.loader.get(shown)[index] - 32768)}${place}${evidence}`;
   }
 
   measureWords(one) {
-    const image = this.data.stack.slices[one.slice], { spacing } = image;
+    const image = this.data.stack.slices[one.slice],
+      { spacing } = image;
     if (one.kind === "ruler") {
       const { value, unit } = distance(one.a, one.b, spacing);
       return [`${number(value, 1)} ${unit}`];
     }
     let found = this.statistics.get(one);
     if (!found) {
-      const pixels = this.loader.get(one.slice), read = reader(image.scale);
+      const pixels = this.loader.get(one.slice),
+        read = reader(image.scale);
       if (!pixels) return [];
       found = ellipseStatistics(pixels, image.columns, image.rows, one.a, one.b, spacing, (value) => read(value - 32768));
       this.statistics.set(one, found);
     }
     const unit = image.scale === "hounsfield" ? "HU" : "% grey";
-    const values = found.mean === null ? ["no data"] : [`mean ${number(found.mean, 1)} ${unit}`, `SD ${number(found.sd, 1)} ${unit}`];
+    const values =
+      found.mean === null ? ["no data"] : [`mean ${number(found.mean, 1)} ${unit}`, `SD ${number(found.sd, 1)} ${unit}`];
     return [...values, `area ${number(found.area, 1)} ${found.unit}`];
   }
 
@@ -427,21 +470,34 @@ class Viewer {
 
   /** The heat map of a slice on its pixels, or null: {values, peak, fullScale, unit, at, cell, key}. */
   #heat(index) {
-    const answer = this.maps.get(index), { target, ownPeak } = this.state, map = answer?.maps?.[target];
+    const answer = this.maps.get(index),
+      { target, ownPeak } = this.state,
+      map = answer?.maps?.[target];
     if (!map) return null;
-    const { rows, columns, spacing } = this.data.stack.slices[index], key = `${index} ${target} ${this.data.method}`;
+    const { rows, columns, spacing } = this.data.stack.slices[index],
+      key = `${index} ${target} ${this.data.method}`;
     let values = this.pasted.get(key);
     if (!values) {
-      const [oldest] = this.pasted.keys(), old = this.pasted.size >= PASTED ? this.pasted.get(oldest) : null;
+      const [oldest] = this.pasted.keys(),
+        old = this.pasted.size >= PASTED ? this.pasted.get(oldest) : null;
       if (old) this.pasted.delete(oldest);
       values = pasteCells(map, columns, rows, old?.length === rows * columns ? old : undefined);
       this.pasted.set(key, values);
     }
     const peak = map.peak ?? Math.max(...map.values);
-    const fullScale = (ownPeak && peak > 0 ? peak : map.full_scale ?? answer.full_scale) || 1;
-    const [height, width] = map.shape, [, , wide, high] = map.crop;
+    const fullScale = (ownPeak && peak > 0 ? peak : (map.full_scale ?? answer.full_scale)) || 1;
+    const [height, width] = map.shape,
+      [, , wide, high] = map.crop;
     const cell = spacing ? [(wide / width) * spacing[1], (high / height) * spacing[0]] : null;
-    return { values, peak, fullScale, unit: answer.unit === "logits" ? "logits" : "(no unit)", at: map.peak_xy, cell, key: `${key} ${fullScale}` };
+    return {
+      values,
+      peak,
+      fullScale,
+      unit: answer.unit === "logits" ? "logits" : "(no unit)",
+      at: map.peak_xy,
+      cell,
+      key: `${key} ${fullScale}`,
+    };
   }
 
   #path(key, make) {
@@ -464,20 +520,31 @@ class Viewer {
 
   /** Everything that outlines something on a slice: {color, dashed, text, inside(index)} or a point or a box. */
   #outlines(index) {
-    const { layers } = this.state, { rows, columns } = this.data.stack.slices[index], list = [];
+    const { layers } = this.state,
+      { rows, columns } = this.data.stack.slices[index],
+      list = [];
     const look = Object.fromEntries(this.data.findings.map((finding) => [finding.id, finding]));
     if (layers.files) {
       (this.annotations.get(index) ?? []).forEach((one, number_) => {
-        const { color, name } = look[one.finding] ?? { color: "#f4f7fa", name: one.finding };
+        const { color, name } = look[one.finding] ?? { color: INK, name: one.finding };
         if (one.kind === "mask") one.mask ??= decodeRuns(one.runs, rows * columns);
-        list.push({ ...one, color, dashed: true, text: `${name} (${one.origin})`, key: `file ${index} ${number_} ${this.annotationVersion}` });
+        list.push({ ...one, color, dashed: true, text: name, key: `file ${index} ${number_} ${this.annotationVersion}` });
       });
     }
     if (layers.drawn) {
       for (const { id, color, name } of this.data.findings) {
         const open = this.drawing.open?.index === index && this.drawing.open.finding === id;
         if (!open && !this.drawing.findings(index).includes(id)) continue;
-        list.push({ kind: "mask", finding: id, mask: this.drawing.mask(index, id), color, dashed: false, text: name, key: `drawn ${index} ${id} ${this.version}`, own: true });
+        list.push({
+          kind: "mask",
+          finding: id,
+          mask: this.drawing.mask(index, id),
+          color,
+          dashed: false,
+          text: name,
+          key: `drawn ${index} ${id} ${this.version}`,
+          own: true,
+        });
       }
     }
     return list;
@@ -494,19 +561,22 @@ class Viewer {
   }
 
   draw() {
-    const begun = performance.now(), { state, loader } = this;
+    const begun = performance.now(),
+      { state, loader } = this;
     if (loader.get(state.slice) && !this.gesture?.still && this.shown !== state.slice) {
       const before = this.image;
       this.shown = state.slice;
       if (this.image.rows !== before.rows || this.image.columns !== before.columns) this.panes.arrange(state.panes, this.image);
     }
-    const { shown, image } = this, covered = state.hidden;
+    const { shown, image } = this,
+      covered = state.hidden;
     const heat = shown === null || covered || !state.layers.heat ? null : this.#heat(shown);
     const outlines = shown === null || covered ? [] : this.#outlines(shown);
     let painted = 0;
     for (const pane of this.panes.list) {
       const kind = covered ? "plain" : pane.kind === "map" ? "map" : pane.kind === "agreement" ? "agreement" : "plain";
       const picture = shown === null ? null : this.#picture(kind, heat, outlines);
+      pane.source = picture;
       if (drawPicture(pane, picture?.canvas, picture?.key, state.view, image)) painted++;
       this.#lines(pane, heat, outlines, covered);
       labelPane(pane, this.#labels(pane, heat, outlines, covered));
@@ -522,12 +592,16 @@ class Viewer {
   }
 
   #marked(index) {
-    return Boolean(this.data.annotated?.[index] || (this.annotations.get(index) ?? []).length || this.drawing.findings(index).length);
+    return Boolean(
+      this.data.annotated?.[index] || (this.annotations.get(index) ?? []).length || this.drawing.findings(index).length,
+    );
   }
 
   /** The picture of a kind at the slice's own size: {canvas, key, image}. */
   #picture(kind, heat, outlines) {
-    const { shown, state, image } = this, { rows, columns, scale } = image, window = state.windows[scale];
+    const { shown, state, image } = this,
+      { rows, columns, scale } = image,
+      window = state.windows[scale];
     const inverted = state.inverted !== Boolean(image.inverted);
     const tableKey = `${scale} ${window.center} ${window.width} ${inverted}`;
     if (this.tableKey !== tableKey) {
@@ -535,14 +609,17 @@ class Viewer {
       this.tableKey = tableKey;
     }
     const greyKey = `${shown} ${tableKey}`;
-    let layer = null, key = `${kind} ${greyKey}`;
+    let layer = null,
+      key = `${kind} ${greyKey}`;
     if (kind === "map" && heat && state.style === "fill") {
       const layerKey = `${heat.key} ${state.opacity} ${state.threshold}`;
       key += ` ${layerKey}`;
       layer = [layerKey, (room) => heatLayer(heat.values, heat.fullScale, state.opacity, state.threshold, room)];
     } else if (kind === "agreement") {
-      const marked = outlines.filter((one) => one.mask), limit = heat ? AGREEMENT_SHARE * heat.peak : 0;
-      const layerKey = `${shown} ${heat?.key} ${marked.map((one) => one.key).join()}`, masks = marked.map(({ mask }) => mask);
+      const marked = outlines.filter((one) => one.mask),
+        limit = heat ? AGREEMENT_SHARE * heat.peak : 0;
+      const layerKey = `${shown} ${heat?.key} ${marked.map((one) => one.key).join()}`,
+        masks = marked.map(({ mask }) => mask);
       const hot = (i) => heat !== null && heat.values[i] > 0 && heat.values[i] >= limit;
       key += ` ${layerKey}`;
       layer = [layerKey, (room) => agreementLayer(rows * columns, hot, (i) => masks.some((mask) => mask[i]), room)];
@@ -565,14 +642,19 @@ class Viewer {
   }
 
   #lines(pane, heat, outlines, covered) {
-    const { state, shown, image, cursor } = this, { rows, columns } = image;
+    const { state, shown, image, cursor } = this,
+      { rows, columns } = image;
     const pen = new Pen(pane, state.view, image);
     if (shown === null) return;
     if (!covered) {
       if (pane.kind === "map" && heat) {
         if (state.style === "contour") {
-          const lit = litRule(heat.fullScale, state.threshold), key = `contour ${heat.key} ${state.threshold}`;
-          pen.outline(this.#path(key, () => borderPath((i) => lit(heat.values[i]), columns, rows)), CONTOUR);
+          const lit = litRule(heat.fullScale, state.threshold),
+            key = `contour ${heat.key} ${state.threshold}`;
+          pen.outline(
+            this.#path(key, () => borderPath((i) => lit(heat.values[i]), columns, rows)),
+            CONTOUR,
+          );
         }
         if (heat.at) pen.ring({ x: heat.at[0] + 0.5, y: heat.at[1] + 0.5 }, 8, INK);
       }
@@ -598,7 +680,12 @@ class Viewer {
       pen.ring(one, 7, one.color, 1.8);
       pen.cross(one, one.color, { gap: 2, length: 6 });
     } else if (one.kind === "box") pen.box(...one.box, one.color, one);
-    else pen.outline(this.#path(one.key, () => borderPath((i) => one.mask[i], columns, rows)), one.color, one);
+    else
+      pen.outline(
+        this.#path(one.key, () => borderPath((i) => one.mask[i], columns, rows)),
+        one.color,
+        one,
+      );
   }
 
   #measure(pen, one) {
@@ -611,16 +698,27 @@ class Viewer {
 
   #cursorMark(pen, pane, cursor) {
     if (!cursor) return;
-    const { tool, brush } = this.state, here = cursor.pane === pane;
+    const { tool, brush } = this.state,
+      here = cursor.pane === pane;
     if (tool === "brush" || tool === "eraser") {
-      const radius = brush / 2, round = [{ x: cursor.x - radius, y: cursor.y - radius }, { x: cursor.x + radius, y: cursor.y + radius }];
-      pen.ellipse(...round, tool === "eraser" ? INK : this.data.findings.find(({ id }) => id === this.state.finding)?.color ?? INK, { width: 1.2 });
+      const radius = brush / 2,
+        round = [
+          { x: cursor.x - radius, y: cursor.y - radius },
+          { x: cursor.x + radius, y: cursor.y + radius },
+        ];
+      pen.ellipse(
+        ...round,
+        tool === "eraser" ? INK : (this.data.findings.find(({ id }) => id === this.state.finding)?.color ?? INK),
+        { width: 1.2 },
+      );
     }
     if (!here || this.cursorByKeys) pen.cross(cursor, INSTRUMENT);
   }
 
   #labels(pane, heat, outlines, covered) {
-    const { state, shown, image, data } = this, window = state.windows[image.scale], at = shown ?? state.slice;
+    const { state, shown, image, data } = this,
+      window = state.windows[image.scale],
+      at = shown ?? state.slice;
     const waiting = shown !== state.slice && !this.loader.get(state.slice);
     // One pane names the outlines: the words would cover the same place of each.
     const names = NAMING.find((kind) => state.panes.includes(kind)) === pane.kind;
@@ -636,7 +734,9 @@ class Viewer {
       zoom: state.view.zoom,
       bar: shown === null ? null : scaleBar(transform(state.view, pane, image), image.spacing, Math.min(130, pane.width / 4)),
       legend: covered || shown === null ? null : this.#legend(pane.kind, heat, outlines),
-      notes: names ? outlines.map(({ color, text, dashed, label }) => ({ color, dashed, text: label ? `${text}: ${label}` : text })) : [],
+      notes: names
+        ? outlines.map(({ color, text, dashed, label }) => ({ color, dashed, text: label ? `${text}: ${label}` : text }))
+        : [],
       message,
     };
   }
@@ -652,26 +752,36 @@ class Viewer {
     if (kind === "agreement") {
       if (!outlines.some((one) => one.mask)) return { words: ["No annotation on this slice"] };
       if (!heat || heat.peak <= 0) return { agreement: true, words: ["No positive evidence in the map"] };
-      return { agreement: true, words: [`map: at least half of its own peak, ${number(heat.peak * AGREEMENT_SHARE, 2)} ${heat.unit}`] };
+      return {
+        agreement: true,
+        words: [`map: at least half of its own peak, ${number(heat.peak * AGREEMENT_SHARE, 2)} ${heat.unit}`],
+      };
     }
     if (kind !== "map" || !heat) return null;
-    const words = [`evidence for ${TARGETS[state.target]}`], drawnFrom = state.threshold * heat.fullScale;
+    const words = [`evidence for ${TARGETS[state.target]}`],
+      drawnFrom = state.threshold * heat.fullScale;
     if (heat.peak <= 0) words.push("Empty: nothing here speaks for it");
     else words.push(`peak ${number(heat.peak, 2)} ${heat.unit}${heat.peak < drawnFrom ? ", too weak to draw" : ""}`);
     if (heat.cell) words.push(`one cell ${number(heat.cell[0])} × ${number(heat.cell[1])} mm`);
     if (state.ownPeak) words.push("Own peak: magnitude is hidden");
-    const colors = state.style === "fill" ? `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((share) => `rgb(${heatColor(share).join(" ")})`).join(", ")})` : "";
+    const colors =
+      state.style === "fill"
+        ? `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((share) => `rgb(${heatColor(share).join(" ")})`).join(", ")})`
+        : "";
     const from = state.style === "contour" ? [`line at ${number(drawnFrom, 2)} ${heat.unit}`] : [];
     return { colors, most: `${number(heat.fullScale, 2)}+ ${heat.unit}`, words: [...from, ...words] };
   }
 
   // The page.
 
-  /** As high as the window allows below the place where the viewer starts. */
-  #size() {
-    const top = this.root.getBoundingClientRect().top + (this.top ?? 0);
-    const free = globalThis.innerHeight - Math.max(0, top) - (this.data.below_px ?? 0) - 8;
-    this.root.style.height = `${Math.max(SMALLEST_HEIGHT, free)}px`;
+  /** As high as the window allows below the place where the viewer starts, however far the page is scrolled. */
+  #size(least = 0) {
+    let top = this.root.getBoundingClientRect().top;
+    for (let node = this.root; node; node = node.parentNode ?? node.host) top += node.scrollTop ?? 0;
+    const height = Math.max(SMALLEST_HEIGHT, globalThis.innerHeight - Math.max(0, top) - (this.data.below_px ?? 0) - 8);
+    if (Math.abs(height - (this.height ?? 0)) <= least) return;
+    this.height = height;
+    this.root.style.height = `${height}px`;
   }
 
   /** For tests: docs/viewer-wire.md. */
@@ -679,7 +789,11 @@ class Viewer {
     const viewer = this;
     return {
       get state() {
-        return structuredClone({ ...viewer.state, shown: viewer.shown, cursor: viewer.cursor && { x: viewer.cursor.x, y: viewer.cursor.y } });
+        return structuredClone({
+          ...viewer.state,
+          shown: viewer.shown,
+          cursor: viewer.cursor && { x: viewer.cursor.x, y: viewer.cursor.y },
+        });
       },
       get lastDraw() {
         return { ...viewer.lastDraw };
@@ -697,14 +811,11 @@ class Viewer {
         return viewer.saver.status;
       },
       mask: (finding) => viewer.drawing.mask(viewer.shown, finding).slice(),
-      pixels: (pane) => {
-        const kind = viewer.state.panes[pane];
-        const name = kind === "map" && viewer.pictures.map && viewer.state.style === "fill" ? "map" : kind === "agreement" ? "agreement" : "plain";
-        return new Uint8ClampedArray(viewer.pictures[name].image.data);
-      },
+      pixels: (pane) => new Uint8ClampedArray(viewer.panes.list[pane].source.image.data),
       /** Where an image point is in the browser window: for pointing at it. */
       toWindow: (pane, x, y) => {
-        const { node } = viewer.panes.list[pane], box = node.getBoundingClientRect();
+        const { node } = viewer.panes.list[pane],
+          box = node.getBoundingClientRect();
         const screen = toScreen(transform(viewer.state.view, viewer.panes.list[pane], viewer.image), { x, y });
         return { x: box.left + screen.x, y: box.top + screen.y };
       },
@@ -716,7 +827,8 @@ const viewers = new WeakMap();
 
 /** Mount the viewer in `component.parentElement`, or give the one that is there its new data. Returns the function that unmounts. */
 export default function mount(component) {
-  const parent = component.parentElement, { stack, token } = component.data;
+  const parent = component.parentElement,
+    { stack, token } = component.data;
   let viewer = viewers.get(parent);
   if (viewer && (viewer.data.stack.id !== stack.id || viewer.data.token !== token || viewer.count !== stack.slices.length)) {
     viewer.close();

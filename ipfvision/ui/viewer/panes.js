@@ -31,7 +31,9 @@ class Pane {
     this.picture = element("canvas", { class: "picture", "aria-hidden": "true" });
     this.lines = element("canvas", { class: "lines", "aria-hidden": "true" });
     this.corners = Object.fromEntries(CORNERS.map((name) => [name, element("div", { class: `corner ${name}` })]));
-    this.letters = Object.fromEntries(SIDES.map((side) => [side, element("div", { class: `letter ${side}`, "aria-hidden": "true" })]));
+    this.letters = Object.fromEntries(
+      SIDES.map((side) => [side, element("div", { class: `letter ${side}`, "aria-hidden": "true" })]),
+    );
     this.choice = element(
       "select",
       { "aria-label": "What this pane shows", change: () => choose(this, this.choice.value) },
@@ -46,7 +48,15 @@ class Pane {
     this.view = element("div");
     this.corners["lower-right"].append(this.scale, this.view);
     this.message = element("div", { class: "message" });
-    this.node = element("div", { class: "pane" }, this.picture, this.lines, ...Object.values(this.corners), ...Object.values(this.letters), this.message);
+    this.node = element(
+      "div",
+      { class: "pane" },
+      this.picture,
+      this.lines,
+      ...Object.values(this.corners),
+      ...Object.values(this.letters),
+      this.message,
+    );
     this.width = this.height = 1;
     this.drawn = "";
   }
@@ -97,7 +107,8 @@ export class Panes {
   }
 
   #measure() {
-    const { clientWidth: width, clientHeight: height } = this.node, ratio = globalThis.devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.node,
+      ratio = globalThis.devicePixelRatio || 1;
     if (!this.list.length || !width || !height) return;
     const columns = gridColumns(this.list.length, width, height, this.image);
     this.node.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
@@ -115,7 +126,8 @@ export class Panes {
 
 /** Put a picture of the slice's own size on a pane's canvas. `key` says which picture it is. */
 export function drawPicture(pane, source, key, view, image) {
-  const at = transform(view, pane, image), wanted = `${key} ${at.left} ${at.top} ${at.scaleX}`;
+  const at = transform(view, pane, image),
+    wanted = `${key} ${at.left} ${at.top} ${at.scaleX}`;
   if (pane.drawn === wanted) return false;
   pane.drawn = wanted;
   const context = (pane.context ??= pane.picture.getContext("2d", { alpha: false }));
@@ -140,7 +152,9 @@ export class Pen {
     this.context.setTransform(1, 0, 0, 1, 0, 0);
     this.context.clearRect(0, 0, pane.lines.width, pane.lines.height);
     this.context.lineJoin = "round";
-    this.matrix = new DOMMatrix([this.at.scaleX, 0, 0, this.at.scaleY, this.at.left, this.at.top].map((value) => value * this.ratio));
+    this.matrix = new DOMMatrix(
+      [this.at.scaleX, 0, 0, this.at.scaleY, this.at.left, this.at.top].map((value) => value * this.ratio),
+    );
   }
 
   /** A path in image coordinates, with a dark rim so that it is seen on any grey. */
@@ -185,13 +199,17 @@ export class Pen {
 
   /** The ellipse in the box of two image points. */
   ellipse(a, b, color, options = {}) {
-    const [x1, y1] = this.#point(a), [x2, y2] = this.#point(b), path = new Path2D();
+    const [x1, y1] = this.#point(a),
+      [x2, y2] = this.#point(b),
+      path = new Path2D();
     path.ellipse((x1 + x2) / 2, (y1 + y2) / 2, Math.abs(x2 - x1) / 2, Math.abs(y2 - y1) / 2, 0, 0, 2 * Math.PI);
     this.#stroke(path, color, options.width ?? 1.6, options.dashed);
   }
 
   box(left, top, right, bottom, color, options = {}) {
-    const [x1, y1] = this.#point({ x: left, y: top }), [x2, y2] = this.#point({ x: right, y: bottom }), path = new Path2D();
+    const [x1, y1] = this.#point({ x: left, y: top }),
+      [x2, y2] = this.#point({ x: right, y: bottom }),
+      path = new Path2D();
     path.rect(x1, y1, x2 - x1, y2 - y1);
     this.#stroke(path, color, options.width ?? 1.6, options.dashed);
   }
@@ -205,8 +223,14 @@ export class Pen {
 
   /** The linked cursor: a cross that leaves its own middle free. */
   cross(point, color, { gap = 5, length = 14 } = {}) {
-    const [x, y] = this.#point(point), path = new Path2D();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    const [x, y] = this.#point(point),
+      path = new Path2D();
+    for (const [dx, dy] of [
+      [1, 0],
+      [-1, 0],
+      [0, 1],
+      [0, -1],
+    ]) {
       path.moveTo(x + dx * gap * this.ratio, y + dy * gap * this.ratio);
       path.lineTo(x + dx * length * this.ratio, y + dy * length * this.ratio);
     }
@@ -215,9 +239,11 @@ export class Pen {
 
   /** Words beside an image point, kept inside the pane. */
   words(point, lines, color = INK) {
-    const { context, ratio } = this, size = 13 * ratio;
+    const { context, ratio } = this,
+      size = 13 * ratio;
     context.font = `500 ${size}px system-ui, sans-serif`;
-    const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 10 * ratio, high = lines.length * size * 1.3 + 6 * ratio;
+    const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 10 * ratio,
+      high = lines.length * size * 1.3 + 6 * ratio;
     let [x, y] = this.#point(point);
     x = Math.max(2, Math.min(x + 10 * ratio, this.pane.lines.width - wide - 2));
     y = Math.max(2, Math.min(y + 8 * ratio, this.pane.lines.height - high - FOOT * ratio));
@@ -243,7 +269,9 @@ export function labelPane(pane, { slice, letters, window, answer, notes, legend,
   pane.labels = key;
   pane.legend.replaceChildren(...legendNodes(legend));
   pane.corners["lower-left"].replaceChildren(
-    ...notes.map(({ color, text, dashed }) => element("div", {}, element("i", { style: `--color: ${color}`, class: dashed ? "dashed" : "solid" }), text)),
+    ...notes.map(({ color, text, dashed }) =>
+      element("div", {}, element("i", { style: `--color: ${color}`, class: dashed ? "dashed" : "solid" }), text),
+    ),
   );
 }
 
@@ -252,9 +280,12 @@ function legendNodes(legend) {
   const words = legend.words.map((line) => element("div", {}, line));
   if (legend.agreement) {
     const names = { both: "both", map: "map only", annotation: "annotation only" };
-    const swatch = (kind) => element("div", {}, element("i", { style: `--color: rgb(${AGREEMENT[kind].join(" ")})`, class: "area" }), names[kind]);
+    const swatch = (kind) =>
+      element("div", {}, element("i", { style: `--color: rgb(${AGREEMENT[kind].join(" ")})`, class: "area" }), names[kind]);
     return [...Object.keys(names).map(swatch), ...words];
   }
-  const bar = legend.colors ? element("div", { class: "scale" }, "0", element("i", { style: `--colors: ${legend.colors}` }), legend.most) : null;
+  const bar = legend.colors
+    ? element("div", { class: "scale" }, "0", element("i", { style: `--colors: ${legend.colors}` }), legend.most)
+    : null;
   return [...(bar ? [bar] : []), ...words];
 }

@@ -91,9 +91,11 @@ export class Loader {
 
   /** The most useful request that is not made yet: [kind, index]. */
   #next() {
-    const [low, high] = this.#range(), all = ["pixels", ...Object.keys(this.kinds)];
+    const [low, high] = this.#range(),
+      all = ["pixels", ...Object.keys(this.kinds)];
     const search = (kinds, from, to) => {
-      for (const index of outwards(this.current, from, to)) for (const kind of kinds) if (this.#open(kind, index)) return [kind, index];
+      for (const index of outwards(this.current, from, to))
+        for (const kind of kinds) if (this.#open(kind, index)) return [kind, index];
       return null;
     };
     const here = search(all, this.current, this.current);
@@ -207,7 +209,8 @@ export class Saver {
 
   /** Returns whether to go on with the next slice. */
   async #send(index, last) {
-    const outgoing = this.drawing.outgoing(index), body = JSON.stringify(outgoing);
+    const outgoing = this.drawing.outgoing(index),
+      body = JSON.stringify(outgoing);
     if (this.status !== "waiting") this.#say("saving");
     try {
       const answer = await this.fetch(this.url(index), {
