@@ -59,7 +59,7 @@ function measure(viewer, start, kind) {
     end() {
       const long = distance(toScreen(at, held.a), toScreen(at, held.b)).value;
       if (long < SMALLEST) viewer.change({ measures: others });
-      else viewer.announce(viewer.measureWords(held).join(", "));
+      else viewer.announce(viewer.words.measure(held).join(", "));
     },
     cancel: () => viewer.change({ measures: before }),
   };
