@@ -71,6 +71,29 @@ test("a map that was not ready is asked for again when readings have changed, an
   one.close();
 });
 
+test("a request that fails each time is given up, and the rest goes on", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  let asked = 0;
+  const three = loader(3, {
+    limit: 1e6,
+    fetch: async (path) => {
+      if (!path.startsWith("/w/1/")) return answer(200, new Int16Array(4).buffer);
+      asked++;
+      return answer(500);
+    },
+  });
+  three.want(0);
+  for (let second = 0; second < 30; second++) {
+    await settle();
+    mock.timers.tick(1000);
+  }
+  assert.equal(asked, 4);
+  assert.ok(three.failed(1) && three.get(0) && three.get(2));
+  assert.equal(three.trouble, "");
+  three.close();
+  mock.timers.reset();
+});
+
 test("a lost connection is said and tried again; a scan that is gone is not", async () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   let online = false;

@@ -140,6 +140,7 @@ export function listenToKeys(viewer, root, signal) {
     (event) => {
       const target = event.composedPath()[0];
       if (event.altKey || event.isComposing || belongsToControl(event, target)) return;
+      if (viewer.chrome.dialog && event.key !== "?") return;
       const arrow = ARROWS[event.key];
       const handled =
         arrow && viewer.cursorByKeys && !event.ctrlKey

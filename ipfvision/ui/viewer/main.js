@@ -33,6 +33,7 @@ class Viewer {
     this.state = remembered.get(data.stack.id) ?? initialState(data);
     this.state = patch(this.state, { slice: data.slice ?? 0, hidden: false, measures: this.state.measures }, this.count);
     this.command = data.slice_command;
+    this.method = data.method;
     this.mapVersion = data.map_version;
     this.annotationVersion = data.annotation_version;
     this.shown = null;
@@ -143,7 +144,7 @@ class Viewer {
         this.maps.clear();
         this.painter.pasted.clear();
       }
-      this.loader.forget("maps");
+      this.loader.forget("maps", (index) => !this.maps.get(index));
     }
     if (again(data.annotation_version, this.annotationVersion)) {
       this.annotations.clear();

@@ -58,9 +58,9 @@ export class Loader {
     return (this.failures.get(`pixels/${index}`) ?? 0) >= TRIES;
   }
 
-  /** Ask again for what was answered before, of one kind. */
-  forget(kind) {
-    for (const key of this.settled) if (key.startsWith(`${kind}/`)) this.settled.delete(key);
+  /** Ask again for what was answered before, of one kind, where `which(index)` says so. */
+  forget(kind, which = () => true) {
+    this.sizes.forEach((_, index) => which(index) && this.settled.delete(`${kind}/${index}`));
     this.look();
   }
 
@@ -152,6 +152,9 @@ export class Loader {
     clearTimeout(this.timer);
     this.timer = undefined;
     this.look();
+    // Nothing is left to try: what failed each time stays away, and the connection is not to blame.
+    if (!this.running.size && !this.gone) this.#say("");
+    this.changed("trouble", this.current);
   }
 
   #say(sentence) {
