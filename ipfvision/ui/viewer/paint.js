@@ -131,7 +131,8 @@ export class Painter {
       const layerKey = `${heat.key} ${state.opacity} ${state.threshold}`;
       key += ` ${layerKey}`;
       layer = [layerKey, (room) => heatLayer(heat.values, heat.fullScale, state.opacity, state.threshold, room)];
-    } else if (kind === "agreement") {
+    } else if (kind === "agreement" && outlines.some((one) => one.mask)) {
+      // Without an annotation there is nothing to agree with: a map alone is not "map only".
       const marked = outlines.filter((one) => one.mask),
         limit = heat ? AGREEMENT_SHARE * heat.peak : 0;
       const layerKey = `${shown} ${heat?.key} ${marked.map((one) => one.key).join()}`,
