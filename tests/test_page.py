@@ -1,6 +1,8 @@
 """The page's logic, without a browser: the real script, real widgets, a model with random weights."""
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -329,6 +331,23 @@ def test_a_reading_is_made_once_and_kept_small(reader: Reader, monkeypatch: pyte
     assert desk.read(0, 0, "gradcam") is first
     assert first.reading.model_input is None
     assert first.model_input_png
+
+
+def test_what_was_open_leaves_memory_when_something_else_is_opened(open_slices: Callable[..., AppTest]) -> None:
+    gone = []
+
+    def fresh() -> Series:
+        scans = [thorax(number) for number in range(2)]
+        gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
+        return Series(tuple(scans))
+
+    app = open_slices(fresh())
+    desk = desk_of(app)
+    for _ in range(2):
+        desk.open(Opened("files", (fresh(),)))
+        quiet(app.run())
+    gc.collect()
+    assert [held() is None for held in gone] == [True, True, True, True, False, False]
 
 
 def test_two_readers_never_share_a_desk(reader: Reader) -> None:

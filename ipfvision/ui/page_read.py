@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import streamlit as st
@@ -182,7 +183,12 @@ def _view(here: Here, seen: Seen | None, method: str) -> None:
         "annotation_version": 0,
         "drawn": [desk.drawing(stack, number).revision > 0 for number in range(count)],
     }
-    viewer(key, data, lambda: desk.show(here.chosen, rested_on(key)))
+    # Streamlit keeps callbacks for as long as the session lives: they must not hold the scan.
+    viewer(key, data, partial(_rested, desk, here.chosen, key))
+
+
+def _rested(desk: Session, chosen: int, key: str) -> None:
+    desk.show(chosen, rested_on(key))
 
 
 def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
@@ -216,9 +222,10 @@ def _downloads(here: Here, card: ModelCard, reading: Reading, method: str) -> No
         offer("Overlay in the lung window (PNG)", "save-overlay", f"{name}.png", lambda: picture_png(card, reading, TARGET))
     offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], TARGET))
     if here.stacked:
+        desk, chosen = here.desk, here.chosen
 
         def series_json() -> str:
-            return result_json(card, here.desk.readings(here.chosen, method), TARGET)
+            return result_json(card, desk.readings(chosen, method), TARGET)
 
         offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)
 

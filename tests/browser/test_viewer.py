@@ -177,7 +177,7 @@ def test_a_drawn_mask_arrives_in_python_pixel_for_pixel(reading_room: Page, wire
     np.testing.assert_array_equal(wire.drawn(0, FINDING), mended)
     viewer.press("Shift+Digit5")
     viewer.press("g")
-    reading_room.mouse.click(*viewer.place("ct", 8, 128))  # air beside the patient
+    reading_room.mouse.click(*viewer.place("ct", 60, 8))  # air beside the patient
     viewer.saved()
     grown = viewer.mask("ground glass")
     assert grown.sum() > 100
