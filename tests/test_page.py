@@ -145,7 +145,7 @@ def test_the_viewer_is_told_what_it_shows_and_no_name(open_slices: Callable[...,
     }  # fmt: skip
     assert data["probability"] == [desk.readings(0)[0].prediction.probability]
     assert (data["refused"], data["drawn"], data["annotated"]) == ([False], [False], [False])
-    assert (data["method_words"], data["unit"], data["full_scale"]) == ("Grad-CAM", "logits", 5.0)
+    assert (data["method_words"], data["uncertain_band"]) == ("Grad-CAM", [0.4, 0.6])
     assert [preset["name"] for preset in data["presets"]] == ["Lung", "Mediastinum"]
     assert [finding["id"] for finding in data["findings"]] == [finding.value for finding in Finding]
     assert "DOE" not in json.dumps(data)

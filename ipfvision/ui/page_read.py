@@ -142,7 +142,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     else:
         # The scan is on screen before the model has loaded or answered.
         answer_place.html(markup.word_only("Reading", here.words, "The model is looking at this slice."))
-    _view(here, seen, method)
+    _view(here, method)
     card, unusable = session.card_or_reason()
     banner.html(markup.banner(card))
     if card is None:
@@ -163,7 +163,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
             _read_series(here, method)
 
 
-def _view(here: Here, seen: Seen | None, method: str) -> None:
+def _view(here: Here, method: str) -> None:
     """The viewer, with what is known by now."""
     desk, stack, count = here.desk, here.opened.stack(here.chosen), len(here.series.slices)
     key = f"viewer-{stack}"
@@ -174,7 +174,9 @@ def _view(here: Here, seen: Seen | None, method: str) -> None:
         "slice": here.index,
         "slice_command": desk.commands,
         **wire.answers([here.any_reading(number) for number in range(count)]),
-        **wire.look(desk.card, None if seen is None else seen.reading, method),
+        "uncertain_band": None if desk.card is None else list(desk.card.uncertain_band),
+        "method": method,
+        "method_words": METHODS[method],
         "findings": wire.FINDINGS,
         "panes": ["ct", "map"],
         "presets": wire.PRESETS,

@@ -123,7 +123,7 @@ export class Words {
       };
     }
     if (kind !== "map" || !heat) return null;
-    const words = [`evidence for ${TARGETS[state.target]}`],
+    const words = [`evidence for ${TARGETS[state.target]}`, this.viewer.data.method_words],
       drawnFrom = state.threshold * heat.fullScale;
     if (heat.peak <= 0) words.push("Empty: nothing here speaks for it");
     else words.push(`peak ${number(heat.peak, 2)} ${heat.unit}${heat.peak < drawnFrom ? ", too weak to draw" : ""}`);
