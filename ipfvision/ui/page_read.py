@@ -11,7 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from ipfvision.core.findings import ModelCard
-from ipfvision.core.slice import Series, Slice
+from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.ui import markup, routes, session
 from ipfvision.ui.session import Opened, Seen, Session
 from ipfvision.ui.slot import Slot
@@ -22,6 +22,7 @@ from ipfvision.workflow.samples import list_samples
 SAMPLES_IN_A_ROW = 5
 REDRAW_SECONDS = 1.0
 """Between two script runs while a series is read: the viewer then gets what was found."""
+NO_HU = "This image has no Hounsfield units, which PNG and JPEG files do not have: only brightness and contrast can be set."
 TARGET = "ipf"
 """The class whose evidence the downloads show."""
 
@@ -132,6 +133,8 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
             "Method of the map", list(METHODS), format_func=METHODS.__getitem__, key="method", persist_state="session"
         )
         along = st.container(key="along")
+        if opened.series[chosen].slices[0].scale is Scale.GREY:
+            st.caption(NO_HU)
     here = Here(desk, opened, chosen, desk.on_screen(chosen))
     scan = here.scan
     seen, known = desk.seen.get((chosen, here.index, method)), here.any_reading(here.index)

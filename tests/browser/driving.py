@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 import zipfile
 from collections.abc import Sequence
@@ -169,10 +170,12 @@ class Viewer:
         shown = self.state["windows"]["hounsfield"]
         return Window(shown["center"], shown["width"])
 
-    def picture(self, kind: str, shape: tuple[int, int] = SHAPE) -> Pixels:
-        """(H, W, 3): the picture of a pane at the slice's own size."""
+    def picture(self, kind: str) -> Pixels:
+        """(H, W, 3): the picture of a pane at the slice's own size; the slice is square."""
         script = f"(node, kind) => ({_TO_TEXT})(node.ipfViewer.pixels(node.ipfViewer.state.panes.indexOf(kind)))"
-        return _pixels((*shape, self.root.evaluate(script, kind)))
+        content = self.root.evaluate(script, kind)
+        side = math.isqrt(len(base64.b64decode(content)) // 4)
+        return _pixels((side, side, content))
 
     def canvas(self, kind: str) -> Pixels:
         """(H, W, 3): what is on a pane's canvas, at the size that it has on screen."""

@@ -345,7 +345,7 @@ def test_a_real_series_is_drawn_as_core_draws_it(reading_room: Page, shared_data
         for _ in range(index):
             viewer.press("ArrowDown")
         viewer.on_slice(index)
-        np.testing.assert_array_equal(viewer.picture("ct", scan.shape)[:, :, 0], display_grey(scan, LUNG))
+        np.testing.assert_array_equal(viewer.picture("ct")[:, :, 0], display_grey(scan, LUNG))
 
 
 @pytest.mark.parametrize("size", [(1366, 768), (1920, 1080), (3840, 2160)])
