@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import start_app
 from driving import COUNTS, SHAPE, Viewer, Wire, answered, colored, ct, drop, png, settled, stack, stack_files, until
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from ipfvision.core.findings import Explanation
 from ipfvision.core.geometry import Crop
@@ -223,6 +223,40 @@ def test_a_lost_connection_loses_no_drawing(reading_room: Page, wire: Wire) -> N
     viewer.saved()
     np.testing.assert_array_equal(viewer.mask(FINDING), drawn)
     np.testing.assert_array_equal(wire.drawn(0, FINDING), drawn)
+
+
+def test_a_dropped_session_comes_back_with_its_scan_and_its_drawing(reading_room: Page, wire: Wire) -> None:
+    sockets = []
+
+    def through(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    reading_room.route_web_socket(re.compile("/_stcore/stream"), through)
+    reading_room.reload()
+    reading_room.get_by_text("Research use only").wait_for()
+    viewer = open_slice(reading_room)
+    viewer.press("b")
+    drag(reading_room, viewer.center("ct"), (60, 20))
+    viewer.saved()
+    before, connections = wire.base, len(sockets)
+    sockets[-1].close()
+    drag(reading_room, viewer.center("ct"), (-60, 40))
+    viewer.saved()
+    drawn = viewer.mask(FINDING)
+    for _ in range(100):
+        if len(sockets) > connections:
+            break
+        reading_room.wait_for_timeout(100)
+    assert len(sockets) == connections + 1
+    reading_room.get_by_role("combobox", name=re.compile("^Method")).or_(
+        reading_room.locator(".st-key-method input")
+    ).first.click()
+    reading_room.get_by_role("option", name="HiResCAM").click()
+    expect(viewer.pane("map").locator(".legend")).to_contain_text("HiResCAM")
+    np.testing.assert_array_equal(viewer.mask(FINDING), drawn)
+    np.testing.assert_array_equal(wire.drawn(0, FINDING), drawn)
+    assert wire.base == before
 
 
 def test_another_session_cannot_fetch_what_this_one_opened(
