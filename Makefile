@@ -14,7 +14,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 WORKERS ?= 2
 
 # The viewer's own JavaScript, without a browser.
-SCRIPT_TESTS := $(wildcard tests/viewer_js/*.test.js)
+SCRIPT_TESTS := $(wildcard tests/viewer_js/*.test.mjs)
 
 .PHONY: app test lint format browser node samples benchmark screenshot help
 .DELETE_ON_ERROR:
@@ -49,8 +49,9 @@ format: $(DEV)
 samples: $(APP)
 	$(BIN)/python -m ipfvision samples
 
-benchmark: $(APP)
+benchmark: $(DEV) browser
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.viewer
 
 screenshot: $(DEV) browser
 	$(BIN)/python -m tests.browser.screenshot docs/screenshot.png

@@ -1,6 +1,7 @@
 """The page's logic, without a browser: the real script, real widgets, a model with random weights."""
 
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def test_the_viewer_is_told_what_it_shows_and_no_name(open_slices: Callable[...,
     }  # fmt: skip
     assert data["probability"] == [desk.readings(0)[0].prediction.probability]
     assert (data["refused"], data["drawn"], data["annotated"]) == ([False], [False], [False])
-    assert (data["method_words"], data["unit"], data["full_scale"]) == ("Grad-CAM", "logits", 5.0)
+    assert (data["method_words"], data["uncertain_band"]) == ("Grad-CAM", [0.4, 0.6])
     assert [preset["name"] for preset in data["presets"]] == ["Lung", "Mediastinum"]
     assert [finding["id"] for finding in data["findings"]] == [finding.value for finding in Finding]
     assert "DOE" not in json.dumps(data)
@@ -164,7 +165,7 @@ def test_a_png_is_said_to_have_no_hounsfield_units(open_slices: Callable[..., Ap
     app = open_slices(Series((thorax(grey=True),)))
     (one,) = viewer_data(app)["stack"]["slices"]
     assert (one["scale"], one["spacing"], one["position_mm"], one["letters"]) == ("grey", None, None, None)
-    assert "no Hounsfield units" in html(app)
+    assert "This image has no Hounsfield units" in app.caption[0].value
 
 
 def test_another_method_is_one_click_away_and_leaves_the_answer_alone(open_slices: Callable[..., AppTest]) -> None:
@@ -329,6 +330,23 @@ def test_a_reading_is_made_once_and_kept_small(reader: Reader, monkeypatch: pyte
     assert desk.read(0, 0, "gradcam") is first
     assert first.reading.model_input is None
     assert first.model_input_png
+
+
+def test_what_was_open_leaves_memory_when_something_else_is_opened(open_slices: Callable[..., AppTest]) -> None:
+    gone = []
+
+    def fresh() -> Series:
+        scans = [thorax(number) for number in range(2)]
+        gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
+        return Series(tuple(scans))
+
+    app = open_slices(fresh())
+    desk = desk_of(app)
+    for _ in range(2):
+        desk.open(Opened("files", (fresh(),)))
+        quiet(app.run())
+    session.collect_cleared()
+    assert [held() is None for held in gone] == [True, True, True, True, False, False]
 
 
 def test_two_readers_never_share_a_desk(reader: Reader) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import streamlit as st
@@ -11,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from ipfvision.core.annotation import OnSlice
 from ipfvision.core.findings import ModelCard
-from ipfvision.core.slice import Series, Slice
+from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.ui import compare, markup, routes, session
 from ipfvision.ui.session import Opened, Seen, Session
 from ipfvision.ui.slot import Slot
@@ -23,6 +24,7 @@ from ipfvision.workflow.scoring import scored_result
 SAMPLES_IN_A_ROW = 5
 REDRAW_SECONDS = 1.0
 """Between two script runs while a series is read: the viewer then gets what was found."""
+NO_HU = "This image has no Hounsfield units, which PNG and JPEG files do not have: only brightness and contrast can be set."
 TARGET = "ipf"
 """The class whose evidence the downloads show."""
 
@@ -133,13 +135,15 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
             "Method of the map", list(METHODS), format_func=METHODS.__getitem__, key="method", persist_state="session"
         )
         along = st.container(key="along")
+        if opened.series[chosen].slices[0].scale is Scale.GREY:
+            st.caption(NO_HU)
         compare.ask(desk)
     here = Here(desk, opened, chosen, desk.on_screen(chosen))
     scan = here.scan
     seen, known = desk.seen.get((chosen, here.index, method)), here.any_reading(here.index)
     answer_place, strip_place = Slot(), Slot()
     if desk.card is not None and known is not None:
-        warnings = len(scan.warnings) + len(here.series.notes)
+        warnings = len(known.warnings) + len(here.series.notes)
         answer_place.html(markup.answer(desk.card, known.prediction, here.words, warnings))
     else:
         # The scan is on screen before the model has loaded or answered.
@@ -147,7 +151,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     found = None if seen is None else desk.score(chosen, here.index, seen.reading)
     if seen is not None and found is not None:
         compare.strip(strip_place, desk, here.chosen, here.index, seen.reading, found)
-    _view(here, seen, method)
+    _view(here, method)
     card, unusable = session.card_or_reason()
     banner.html(markup.banner(card))
     if card is None:
@@ -178,7 +182,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
         st.rerun()
 
 
-def _view(here: Here, seen: Seen | None, method: str) -> None:
+def _view(here: Here, method: str) -> None:
     """The viewer, with what is known by now."""
     desk, stack, count = here.desk, here.opened.stack(here.chosen), len(here.series.slices)
     key = f"viewer-{stack}"
@@ -189,7 +193,9 @@ def _view(here: Here, seen: Seen | None, method: str) -> None:
         "slice": here.index,
         "slice_command": desk.commands,
         **wire.answers([here.any_reading(number) for number in range(count)]),
-        **wire.look(desk.card, None if seen is None else seen.reading, method),
+        "uncertain_band": None if desk.card is None else list(desk.card.uncertain_band),
+        "method": method,
+        "method_words": METHODS[method],
         "findings": wire.FINDINGS,
         "panes": ["ct", "map"],
         "presets": wire.PRESETS,
@@ -198,12 +204,18 @@ def _view(here: Here, seen: Seen | None, method: str) -> None:
         "annotation_version": desk.annotation_version,
         "drawn": [desk.drawing(stack, number).revision > 0 for number in range(count)],
     }
-    viewer(key, data, lambda: desk.show(here.chosen, rested_on(key)))
+    # Streamlit keeps callbacks for as long as the session lives: they must not hold the scan.
+    viewer(key, data, partial(_rested, desk, here.chosen, key))
+
+
+def _rested(desk: Session, chosen: int, key: str) -> None:
+    desk.show(chosen, rested_on(key))
 
 
 def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
     """Warnings, what was not read, and where the slice comes from."""
-    warnings = markup.listing("Warnings for this slice", here.scan.warnings)
+    said = here.scan.warnings if seen is None else seen.reading.warnings
+    warnings = markup.listing("Warnings for this slice", said)
     warnings += markup.listing("About the series", here.series.notes)
     if warnings:
         st.html(warnings)
@@ -233,10 +245,11 @@ def _downloads(here: Here, card: ModelCard, reading: Reading, method: str) -> No
     given = here.desk.annotations(here.chosen, here.index)
     offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], [given], TARGET))
     if here.stacked:
+        desk, chosen = here.desk, here.chosen
 
         def series_json() -> str:
-            read = [(number, here.desk.any_reading(here.chosen, number, method)) for number in range(len(here.series.slices))]
-            drawn = [here.desk.annotations(here.chosen, number) for number, one in read if one is not None]
+            read = [(number, desk.any_reading(chosen, number, method)) for number in range(desk.length(chosen))]
+            drawn = [desk.annotations(chosen, number) for number, one in read if one is not None]
             return result_json(card, [one for _, one in read if one is not None], drawn, TARGET)
 
         offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)

@@ -77,6 +77,7 @@ async def _sweep() -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         session.release_ended(Runtime.instance().is_active_session, st.get_option("server.disconnectedSessionTTL"))
+        session.collect_cleared()
 
 
 def _answer(content: bytes = b"", status: int = 200, kind: str | None = None) -> Response:

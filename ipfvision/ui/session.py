@@ -7,7 +7,9 @@ The routes (`ipfvision.ui.routes`) run outside of any script run and reach a des
 weakly: a token dies with its session, and no later than `server.disconnectedSessionTTL` after its tab was closed.
 """
 
+import gc
 import secrets
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -152,6 +154,8 @@ class Session:
         self.with_marks = False
         self.trust.clear()
         self.check = None
+        if self.opened is not None:
+            _cleared.set()
         self.opened = None
         self.seen.clear()
         self.drawings.clear()
@@ -389,6 +393,8 @@ def current() -> Session:
 
 
 _by_token: WeakValueDictionary[str, Session] = WeakValueDictionary()
+_cleared = threading.Event()
+"""Some desk was cleared since the last collection."""
 _ended: dict[str, float] = {}
 """By token, when a session was first seen without its tab."""
 
@@ -419,6 +425,17 @@ def release_ended(is_active: Callable[[str], bool], patience_seconds: float) -> 
             desk.clear()
     for token in _ended.keys() - _by_token.keys():
         del _ended[token]
+
+
+def collect_cleared() -> None:
+    """Free the scans of cleared desks now.
+
+    Streamlit ends a script run by raising through it, so frames and exceptions hold each other and what the run had in hand.
+    Python looks for such rings by the number of objects, and a stack of 200 MB is few objects.
+    """
+    if _cleared.is_set():
+        _cleared.clear()
+        gc.collect()
 
 
 @st.cache_resource(show_spinner=False)

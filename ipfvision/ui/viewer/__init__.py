@@ -52,8 +52,12 @@ def viewer(key: str, data: Mapping[str, Any], on_slice: Callable[[], None]) -> V
         Called before the script run that follows a scroll; `rested_on` then says where.
     """
     result = _mount(key=key, data=dict(data), on_slice_change=on_slice, on_drawn_change=_nothing)
-    drawn = result.get("drawn")
-    return Viewed(_index(result.get("slice")), None if drawn is None else (int(drawn["slice"]), int(drawn["revision"])))
+    match result.get("drawn"):
+        case {"slice": int(index), "revision": int(revision)}:
+            drawn: tuple[int, int] | None = index, revision
+        case _:
+            drawn = None
+    return Viewed(_index(result.get("slice")), drawn)
 
 
 def rested_on(key: str) -> int | None:

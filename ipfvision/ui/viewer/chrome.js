@@ -23,20 +23,40 @@ const LAYER_HINTS = {
 /** A button with a picture, a word that goes where there is no room, and a hint with its key. */
 function button(id, name, hint, key, click) {
   const title = key ? `${hint} (${key})` : hint;
-  return element("button", { type: "button", "data-do": id, "aria-label": name, "aria-keyshortcuts": key ?? null, title, click }, icon(id), element("span", {}, name));
+  return element(
+    "button",
+    { type: "button", "data-do": id, "aria-label": name, "aria-keyshortcuts": key ?? null, title, click },
+    icon(id),
+    element("span", {}, name),
+  );
 }
 
 /** A toggle that is a word. */
-const chip = (name, title, click, ...children) => element("button", { type: "button", class: "chip", title, click }, ...children, name);
+const chip = (name, title, click, ...children) =>
+  element("button", { type: "button", class: "chip", title, click }, ...children, name);
 
 function slider(name, title, low, high, step, change) {
-  const input = element("input", { type: "range", min: low, max: high, step, "aria-label": title, input: () => change(input.valueAsNumber) });
+  const input = element("input", {
+    type: "range",
+    min: low,
+    max: high,
+    step,
+    "aria-label": title,
+    input: () => change(input.valueAsNumber),
+  });
   const value = element("output");
   return { node: element("label", { title }, element("span", {}, name), input, value), input, value };
 }
 
 function field(title, low, high, change) {
-  return element("input", { type: "number", min: low, max: high, "aria-label": title, title, change: (event) => change(event.target.valueAsNumber) });
+  return element("input", {
+    type: "number",
+    min: low,
+    max: high,
+    "aria-label": title,
+    title,
+    change: (event) => change(event.target.valueAsNumber),
+  });
 }
 
 const group = (label, ...children) => element("div", { class: "group", role: "group", "aria-label": label }, ...children);
@@ -49,10 +69,24 @@ export class Chrome {
     this.undo = button("undo", "Undo", "Undo drawing", "Z", () => viewer.undo());
     this.redo = button("redo", "Redo", "Redo drawing", "Shift+Z", () => viewer.redo());
     this.copy = button("copy", "Copy on", "Copy the finding to the next slice and go there", "N", () => viewer.copyOn());
-    this.preset = element("select", { "aria-label": "Window", title: "Window: what you see, not what the model sees (1 to 9)", change: () => this.#preset() });
+    this.preset = element("select", {
+      "aria-label": "Window",
+      title: "Window: what you see, not what the model sees (1 to 9)",
+      change: () => this.#preset(),
+    });
     this.invert = button("invert", "Invert", "Invert", "I", () => change({ inverted: !viewer.state.inverted }));
     this.layouts = [1, 2, 3, 4].map((count) =>
-      element("button", { type: "button", class: "chip", "aria-label": `${count} pane${count > 1 ? "s" : ""}`, title: "Panes (D)", click: () => change({ panes: layout(viewer.state.panes, count) }) }, String(count)),
+      element(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "aria-label": `${count} pane${count > 1 ? "s" : ""}`,
+          title: "Panes (D)",
+          click: () => change({ panes: layout(viewer.state.panes, count) }),
+        },
+        String(count),
+      ),
     );
     const half = this.tools.length / 2;
     this.bar = element(
@@ -62,23 +96,53 @@ export class Chrome {
       group("Drawing", ...this.tools.slice(half), this.undo, this.redo, this.copy),
       group("Window", this.preset, this.invert),
       group("Panes", ...this.layouts),
-      group("View", button("fit", "Fit", "Fit the image", "0", () => viewer.fit()), button("full", "Full", "Full screen", "F", () => viewer.fullScreen()), button("help", "Keys", "Keys and mouse", "?", () => viewer.help())),
+      group(
+        "View",
+        button("fit", "Fit", "Fit the image", "0", () => viewer.fit()),
+        button("full", "Full", "Full screen", "F", () => viewer.fullScreen()),
+        button("help", "Keys", "Keys and mouse", "?", () => viewer.help()),
+      ),
     );
 
-    this.targets = Object.entries(TARGETS).map(([id, name]) => [id, chip(name, "Whose evidence the map shows (T)", () => change({ target: id }))]);
-    this.contour = chip("Contour", "Draw the map as a line at the threshold instead of colors (C)", () => change({ style: viewer.state.style === "fill" ? "contour" : "fill" }));
+    this.targets = Object.entries(TARGETS).map(([id, name]) => [
+      id,
+      chip(name, "Whose evidence the map shows (T)", () => change({ target: id })),
+    ]);
+    this.contour = chip("Contour", "Draw the map as a line at the threshold instead of colors (C)", () =>
+      change({ style: viewer.state.style === "fill" ? "contour" : "fill" }),
+    );
     this.opacity = slider("Opacity", "Opacity of the map", 0, 1, 0.05, (value) => change({ opacity: value }));
-    this.threshold = slider("From", "Share of the full scale below which nothing is drawn", 0, 0.95, 0.05, (value) => change({ threshold: value }));
-    this.peak = chip("Own peak", "Full color at this slice's own peak. It hides magnitude: a faint map looks as strong as disease", () => change({ ownPeak: !viewer.state.ownPeak }));
-    this.mapOptions = group("Heat map", element("span", {}, "Evidence for"), ...this.targets.map(([, node]) => node), this.contour, this.opacity.node, this.threshold.node, this.peak);
+    this.threshold = slider("From", "Share of the full scale below which nothing is drawn", 0, 0.95, 0.05, (value) =>
+      change({ threshold: value }),
+    );
+    this.peak = chip(
+      "Own peak",
+      "Full color at this slice's own peak. It hides magnitude: a faint map looks as strong as disease",
+      () => change({ ownPeak: !viewer.state.ownPeak }),
+    );
+    this.mapOptions = group(
+      "Heat map",
+      element("span", {}, "Evidence for"),
+      ...this.targets.map(([, node]) => node),
+      this.contour,
+      this.opacity.node,
+      this.threshold.node,
+      this.peak,
+    );
 
     this.findings = viewer.data.findings.map(({ id, name, color }, index) => [
       id,
-      chip(name, `Draw ${name} (Shift+${index + 1})`, () => change({ finding: id }), element("i", { style: `--color: ${color}`, class: "area" })),
+      chip(
+        name,
+        `Draw ${name} (Shift+${index + 1})`,
+        () => change({ finding: id }),
+        element("i", { style: `--color: ${color}`, class: "area" }),
+      ),
     ]);
     this.brush = slider("Size", "Diameter of the brush in pixels", 1, 99, 2, (value) => change({ brush: value }));
     const range = (side) => (value) => {
-      const { scale } = viewer.image, [low, high] = viewer.state.range[scale];
+      const { scale } = viewer.image,
+        [low, high] = viewer.state.range[scale];
       if (Number.isFinite(value)) change({ range: { ...viewer.state.range, [scale]: side ? [low, value] : [value, high] } });
     };
     this.low = field("Grow from this value", -1024, 4000, range(0));
@@ -86,7 +150,17 @@ export class Chrome {
     this.reach = field("Grow no farther than this from the click", 1, 200, (value) => change({ reach: value }));
     this.unit = element("span");
     this.reachUnit = element("span");
-    this.growth = element("label", {}, element("span", {}, "From"), this.low, element("span", {}, "to"), this.high, this.unit, element("span", {}, "within"), this.reach, this.reachUnit);
+    this.growth = element(
+      "label",
+      { title: "Fills what hangs together with the click inside this range" },
+      this.low,
+      element("span", {}, "to"),
+      this.high,
+      this.unit,
+      element("span", {}, "within"),
+      this.reach,
+      this.reachUnit,
+    );
     this.drawOptions = group("Finding to draw", ...this.findings.map(([, node]) => node), this.brush.node, this.growth);
 
     this.layers = Object.entries(LAYERS).map(([id, name]) => [id, chip(name, LAYER_HINTS[id], () => viewer.layers([id]))]);
@@ -102,24 +176,33 @@ export class Chrome {
   }
 
   #preset() {
-    const { viewer } = this, chosen = presets(viewer.data, viewer.state.slice)[this.preset.selectedIndex];
+    const { viewer } = this,
+      chosen = presets(viewer.data, viewer.state.slice)[this.preset.selectedIndex];
     if (chosen) viewer.change(withWindow(viewer.state, viewer.image.scale, chosen));
   }
 
   update() {
-    const { viewer } = this, { state, image, drawing } = viewer;
+    const { viewer } = this,
+      { state, image, drawing } = viewer;
     const press = (pairs, on) => pairs.forEach(([id, node]) => mark(node, "aria-pressed", on(id)));
-    press(this.tools.map((node, index) => [TOOLS[index].id, node]), (id) => id === state.tool);
+    press(
+      this.tools.map((node, index) => [TOOLS[index].id, node]),
+      (id) => id === state.tool,
+    );
     press(this.targets, (id) => id === state.target);
     mark(this.contour, "aria-pressed", state.style === "contour");
     press(this.findings, (id) => id === state.finding);
     press(this.layers, (id) => state.layers[id]);
-    press(this.layouts.map((node, index) => [index + 1, node]), (count) => count === state.panes.length);
+    press(
+      this.layouts.map((node, index) => [index + 1, node]),
+      (count) => count === state.panes.length,
+    );
     mark(this.invert, "aria-pressed", state.inverted);
     mark(this.peak, "aria-pressed", state.ownPeak);
     this.undo.disabled = !drawing.past.length;
     this.redo.disabled = !drawing.future.length;
-    this.copy.disabled = viewer.shown === null || !drawing.findings(viewer.shown).includes(state.finding) || viewer.shown === viewer.count - 1;
+    this.copy.disabled =
+      viewer.shown === null || !drawing.findings(viewer.shown).includes(state.finding) || viewer.shown === viewer.count - 1;
     this.#showPresets(state, image);
     const set = (control, value, words) => {
       if (control.input.valueAsNumber !== value) control.input.value = value;
@@ -129,14 +212,20 @@ export class Chrome {
     set(this.threshold, state.threshold, `${Math.round(state.threshold * 100)} %`);
     const mm = image.spacing ? `, ${number(state.brush * Math.sqrt(image.spacing[0] * image.spacing[1]), 1)} mm` : "";
     set(this.brush, state.brush, `${state.brush} px${mm}`);
-    const draws = DRAWING_TOOLS.has(state.tool), brushes = state.tool === "brush" || state.tool === "eraser";
+    const draws = DRAWING_TOOLS.has(state.tool),
+      brushes = state.tool === "brush" || state.tool === "eraser";
     mark(this.options, "data-draws", draws);
     this.mapOptions.hidden = draws;
     this.drawOptions.hidden = !draws;
     this.brush.node.hidden = !brushes;
     this.growth.hidden = state.tool !== "flood";
-    const [low, high] = state.range[image.scale], focused = viewer.root.getRootNode().activeElement;
-    [[this.low, low], [this.high, high], [this.reach, state.reach]].forEach(([node, value]) => node !== focused && (node.value = value));
+    const [low, high] = state.range[image.scale],
+      focused = viewer.root.getRootNode().activeElement;
+    [
+      [this.low, low],
+      [this.high, high],
+      [this.reach, state.reach],
+    ].forEach(([node, value]) => node !== focused && (node.value = value));
     say(this.unit, image.scale === "hounsfield" ? "HU" : "% grey");
     say(this.reachUnit, image.spacing ? "mm" : "px");
     const status = viewer.saver.status;
@@ -146,7 +235,8 @@ export class Chrome {
   }
 
   #showPresets(state, image) {
-    const all = presets(this.viewer.data, state.slice), window = state.windows[image.scale];
+    const all = presets(this.viewer.data, state.slice),
+      window = state.windows[image.scale];
     const unit = image.scale === "hounsfield" ? "" : " %";
     const words = (name, { center, width }) => `${name} ${number(center)} / ${number(width)}${unit}`;
     const names = [...all.map((one) => words(one.name, one)), words("Own", window)];
@@ -174,9 +264,19 @@ export class Chrome {
     for (const [name, keys, words] of KEYS) groups.set(name, [...(groups.get(name) ?? []), [keys, words]]);
     groups.set("Mouse and fingers", MOUSE);
     const list = ([name, rows]) =>
-      element("section", {}, element("h3", {}, name), element("dl", {}, ...rows.flatMap(([keys, words]) => [element("dt", {}, keys), element("dd", {}, words)])));
+      element(
+        "section",
+        {},
+        element("h3", {}, name),
+        element("dl", {}, ...rows.flatMap(([keys, words]) => [element("dt", {}, keys), element("dd", {}, words)])),
+      );
     const close = element("button", { type: "button", "aria-label": "Close", click: () => this.dialog.close() }, icon("close"));
-    this.dialog = element("dialog", { "aria-label": "Keys and mouse" }, element("header", {}, element("h2", {}, "Keys and mouse"), close), element("div", { class: "columns" }, ...[...groups].map(list)));
+    this.dialog = element(
+      "dialog",
+      { "aria-label": "Keys and mouse" },
+      element("header", {}, element("h2", {}, "Keys and mouse"), close),
+      element("div", { class: "columns" }, ...[...groups].map(list)),
+    );
     this.dialog.addEventListener("close", () => {
       this.dialog.remove();
       this.dialog = null;

@@ -30,7 +30,8 @@ const PATHS = {
   brush: "M20 4c-5 2-9 6-11 9l2 2c3-2 7-6 9-11zM8.5 14c-2.5 0-3.5 2-3.5 3.500c0 1.500-1 2.500-2 2.500c4 1.200 8 0 8-3.500z",
   eraser: "M4 15l9-10l7 6.500l-7.500 8.500h-4.500zM8.500 10l7 6.500M8 20h12",
   polygon: "M5 8c2-4 8-5 11-3s5 7 2 11s-9 4-12 1s-3-6-1-9zM5 8h.01",
-  flood: "M12 3v4M12 17v4M3 12h4M17 12h4M12 9a3 3 0 1 0 0 6a3 3 0 1 0 0-6zM6 6l2.200 2.200M15.800 15.800L18 18M18 6l-2.200 2.200M8.200 15.800L6 18",
+  flood:
+    "M12 3v4M12 17v4M3 12h4M17 12h4M12 9a3 3 0 1 0 0 6a3 3 0 1 0 0-6zM6 6l2.200 2.200M15.800 15.800L18 18M18 6l-2.200 2.200M8.200 15.800L6 18",
   undo: "M8 5L4 9l4 4M4 9h10a5.500 5.500 0 0 1 0 11H9",
   redo: "M16 5l4 4l-4 4M20 9H10a5.500 5.500 0 0 0 0 11h5",
   copy: "M4 4h11v11H4zM9 19h11V8M12 22l-3-3l3-3",
@@ -54,4 +55,8 @@ export function icon(name) {
 }
 
 /** A number with a real minus sign. */
-export const number = (value, digits = 0) => value.toFixed(digits).replace(/^-(?=.*[1-9])/, "\u2212").replace(/^-/, "");
+export const number = (value, digits = 0) =>
+  value
+    .toFixed(digits)
+    .replace(/^-(?=.*[1-9])/, "\u2212")
+    .replace(/^-/, "");

@@ -73,7 +73,8 @@ export class Drawing {
     if (!this.open) return false;
     const { index, finding, mask } = this.open;
     this.open = null;
-    const before = encodeRuns(this.mask(index, finding)), after = encodeRuns(mask);
+    const before = encodeRuns(this.mask(index, finding)),
+      after = encodeRuns(mask);
     if (sameRuns(before, after)) return false;
     this.past.push({ index, finding, before, after });
     if (this.past.length > HISTORY) this.past.shift();
@@ -102,13 +103,16 @@ export class Drawing {
     const slice = this.slices.get(index);
     slice.revision = revision;
     slice.acknowledged = sent;
-    const now = this.outgoing(index).findings, names = Object.keys(now);
+    const now = this.outgoing(index).findings,
+      names = Object.keys(now);
     return !(names.length === Object.keys(sent).length && names.every((name) => sent[name] && sameRuns(now[name], sent[name])));
   }
 
   /** Another tab was faster: carry what was changed here since the last acknowledged state onto the server's drawing. */
   merge(index, revision, theirs) {
-    const slice = this.slices.get(index), size = this.sizeOf(index), empty = [size];
+    const slice = this.slices.get(index),
+      size = this.sizeOf(index),
+      empty = [size];
     const names = new Set([...Object.keys(slice.findings), ...Object.keys(theirs), ...Object.keys(slice.acknowledged)]);
     const base = slice.acknowledged;
     slice.revision = revision;
@@ -129,7 +133,8 @@ export class Drawing {
     if (!entry) return null;
     this.cancel();
     target.push(entry);
-    const { index, finding } = entry, size = this.sizeOf(index);
+    const { index, finding } = entry,
+      size = this.sizeOf(index);
     // Not simply the old mask: another tab's pixels that came in since then stay.
     const mask = carry(decodeRuns(entry[from], size), decodeRuns(entry[to], size), this.mask(index, finding));
     this.#set(index, finding, encodeRuns(mask));

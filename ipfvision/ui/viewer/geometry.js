@@ -11,7 +11,8 @@ export const MAX_ZOOM = 40;
 export function fitScale(pane, image) {
   const [rowMm, columnMm] = image.spacing ?? [1, 1];
   const unit = Math.min(rowMm, columnMm);
-  const wide = columnMm / unit, high = rowMm / unit;
+  const wide = columnMm / unit,
+    high = rowMm / unit;
   const fit = Math.min(pane.width / (image.columns * wide), pane.height / (image.rows * high));
   return [fit * wide, fit * high];
 }
@@ -19,8 +20,10 @@ export function fitScale(pane, image) {
 /** {scaleX, scaleY, left, top}: screen = left + scaleX * x. */
 export function transform(view, pane, image) {
   const [fitX, fitY] = fitScale(pane, image);
-  const scaleX = fitX * view.zoom, scaleY = fitY * view.zoom;
-  const x = view.x ?? image.columns / 2, y = view.y ?? image.rows / 2;
+  const scaleX = fitX * view.zoom,
+    scaleY = fitY * view.zoom;
+  const x = view.x ?? image.columns / 2,
+    y = view.y ?? image.rows / 2;
   return { scaleX, scaleY, left: pane.width / 2 - x * scaleX, top: pane.height / 2 - y * scaleY };
 }
 
@@ -54,7 +57,10 @@ export function zoomAt(view, factor, point, pane, image) {
 /** Move the image by (dx, dy) CSS pixels. */
 export function panBy(view, dx, dy, pane, image) {
   const at = transform(view, pane, image);
-  return within({ zoom: view.zoom, x: (view.x ?? image.columns / 2) - dx / at.scaleX, y: (view.y ?? image.rows / 2) - dy / at.scaleY }, image);
+  return within(
+    { zoom: view.zoom, x: (view.x ?? image.columns / 2) - dx / at.scaleX, y: (view.y ?? image.rows / 2) - dy / at.scaleY },
+    image,
+  );
 }
 
 /** Length between two image points: {value, unit}, "mm" with a spacing and "px" without. */
@@ -70,12 +76,19 @@ export function distance(a, b, spacing) {
  * The standard deviation is that of these pixels (divided by n). mean and sd are null where no pixel counts.
  */
 export function ellipseStatistics(pixels, columns, rows, a, b, spacing, read) {
-  const centerX = (a.x + b.x) / 2, centerY = (a.y + b.y) / 2;
-  const radiusX = Math.abs(b.x - a.x) / 2, radiusY = Math.abs(b.y - a.y) / 2;
-  let count = 0, sum = 0, squares = 0, lowest = Infinity, highest = -Infinity;
+  const centerX = (a.x + b.x) / 2,
+    centerY = (a.y + b.y) / 2;
+  const radiusX = Math.abs(b.x - a.x) / 2,
+    radiusY = Math.abs(b.y - a.y) / 2;
+  let count = 0,
+    sum = 0,
+    squares = 0,
+    lowest = Infinity,
+    highest = -Infinity;
   for (let y = Math.max(0, Math.floor(centerY - radiusY)); y < Math.min(rows, centerY + radiusY); y++) {
     for (let x = Math.max(0, Math.floor(centerX - radiusX)); x < Math.min(columns, centerX + radiusX); x++) {
-      const u = (x + 0.5 - centerX) / radiusX, v = (y + 0.5 - centerY) / radiusY;
+      const u = (x + 0.5 - centerX) / radiusX,
+        v = (y + 0.5 - centerY) / radiusY;
       if (!(u * u + v * v <= 1)) continue;
       const value = read(pixels[y * columns + x]);
       if (value === null) continue;
@@ -110,7 +123,8 @@ export function scaleBar(at, spacing, longest) {
 
 /** Columns of a grid in which `count` panes of the image's shape get largest. */
 export function gridColumns(count, width, height, image) {
-  let best = 1, largest = 0;
+  let best = 1,
+    largest = 0;
   for (let columns = 1; columns <= count; columns++) {
     const pane = { width: width / columns, height: height / Math.ceil(count / columns) };
     const [scale] = fitScale(pane, image);

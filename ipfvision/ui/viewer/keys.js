@@ -8,7 +8,8 @@ const zoom = (factor) => (viewer) => {
   const pane = viewer.panes.list[0];
   viewer.change({ view: zoomAt(viewer.state.view, factor, middle(pane), pane, viewer.image) });
 };
-const shift = (dx, dy) => (viewer) => viewer.change({ view: panBy(viewer.state.view, dx, dy, viewer.panes.list[0], viewer.image) });
+const shift = (dx, dy) => (viewer) =>
+  viewer.change({ view: panBy(viewer.state.view, dx, dy, viewer.panes.list[0], viewer.image) });
 const turn = (dx, dy) => (viewer) => {
   const { scale } = viewer.image;
   viewer.change(withWindow(viewer.state, scale, dragWindow(viewer.state.windows[scale], dx, dy, scale)));
@@ -20,7 +21,8 @@ const preset = (number) => (viewer) => {
   viewer.change(withWindow(viewer.state, viewer.image.scale, chosen));
   viewer.announce(`Window ${chosen.name}`);
 };
-const numbers = (prefix, make) => Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8, 9].map((digit) => [`${prefix}${digit}`, make(digit - 1)]));
+const numbers = (prefix, make) =>
+  Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8, 9].map((digit) => [`${prefix}${digit}`, make(digit - 1)]));
 const finding = (number) => (viewer) => {
   const chosen = viewer.data.findings[number];
   if (!chosen) return;
@@ -39,20 +41,60 @@ export const KEYS = [
   ["Picture", "< >", "window narrower, wider", { "<": turn(-10, 0), ">": turn(10, 0) }],
   ["Picture", "I", "invert", { i: (v) => v.change({ inverted: !v.state.inverted }) }],
   ["Picture", "+ −", "zoom", { "+": zoom(1.25), "=": zoom(1.25), "-": zoom(0.8) }],
-  ["Picture", "Shift + arrows", "move the zoomed image", { "Shift+ArrowLeft": shift(60, 0), "Shift+ArrowRight": shift(-60, 0), "Shift+ArrowUp": shift(0, 60), "Shift+ArrowDown": shift(0, -60) }],
+  [
+    "Picture",
+    "Shift + arrows",
+    "move the zoomed image",
+    {
+      "Shift+ArrowLeft": shift(60, 0),
+      "Shift+ArrowRight": shift(-60, 0),
+      "Shift+ArrowUp": shift(0, 60),
+      "Shift+ArrowDown": shift(0, -60),
+    },
+  ],
   ["Picture", "0, double click", "fit", { 0: (v) => v.fit() }],
-  ["Picture", "D", "one, two, three, four panes", { d: (v) => v.change({ panes: layout(v.state.panes, (v.state.panes.length % 4) + 1) }) }],
+  [
+    "Picture",
+    "D",
+    "one, two, three, four panes",
+    { d: (v) => v.change({ panes: layout(v.state.panes, (v.state.panes.length % 4) + 1) }) },
+  ],
   ["Picture", "F", "full screen", { f: (v) => v.fullScreen() }],
-  ["Heat map", "H or Space, held", "hide everything over the CT", { h: (v) => v.change({ hidden: true }), " ": (v) => v.change({ hidden: true }) }],
-  ["Heat map", "T", "evidence for IPF, for normal lung", { t: (v) => v.change({ target: v.state.target === "ipf" ? "normal" : "ipf" }) }],
+  [
+    "Heat map",
+    "H or Space, held",
+    "hide everything over the CT",
+    { h: (v) => v.change({ hidden: true }), " ": (v) => v.change({ hidden: true }) },
+  ],
+  [
+    "Heat map",
+    "T",
+    "evidence for IPF, for normal lung",
+    { t: (v) => v.change({ target: v.state.target === "ipf" ? "normal" : "ipf" }) },
+  ],
   ["Heat map", "C", "fill, contour", { c: (v) => v.change({ style: v.state.style === "fill" ? "contour" : "fill" }) }],
   ["Heat map", "A", "annotations on, off", { a: (v) => v.layers(["files", "drawn"]) }],
   ...TOOLS.map(({ id, key, name }) => ["Tools", key.toUpperCase(), name, { [key]: (v) => v.change({ tool: id }) }]),
   ["Drawing", "Shift + 1 to 9", "finding to draw", numbers("Shift+", finding)],
-  ["Drawing", "[ ]", "brush smaller, larger", { "[": (v) => v.change({ brush: v.state.brush - 2 }), "]": (v) => v.change({ brush: v.state.brush + 2 }) }],
-  ["Drawing", "Z, Shift + Z", "undo, redo", { z: (v) => v.undo(), "Ctrl+z": (v) => v.undo(), Z: (v) => v.redo(), "Ctrl+Z": (v) => v.redo(), "Ctrl+y": (v) => v.redo() }],
+  [
+    "Drawing",
+    "[ ]",
+    "brush smaller, larger",
+    { "[": (v) => v.change({ brush: v.state.brush - 2 }), "]": (v) => v.change({ brush: v.state.brush + 2 }) },
+  ],
+  [
+    "Drawing",
+    "Z, Shift + Z",
+    "undo, redo",
+    { z: (v) => v.undo(), "Ctrl+z": (v) => v.undo(), Z: (v) => v.redo(), "Ctrl+Z": (v) => v.redo(), "Ctrl+y": (v) => v.redo() },
+  ],
   ["Drawing", "N", "copy the finding to the next slice and go there", { n: (v) => v.copyOn() }],
-  ["Drawing", "Delete", "remove the last measurement of the slice", { Delete: (v) => v.removeMeasure(), Backspace: (v) => v.removeMeasure() }],
+  [
+    "Drawing",
+    "Delete",
+    "remove the last measurement of the slice",
+    { Delete: (v) => v.removeMeasure(), Backspace: (v) => v.removeMeasure() },
+  ],
   ["Pointer", "K", "cursor by keyboard: arrows move it, with Shift by ten", { k: (v) => v.keyboardCursor() }],
   ["Pointer", "Enter", "with K: press the tool's button; again: let go", { Enter: (v) => v.pressCursor() }],
   ["Pointer", "Esc", "give up what is being drawn; close the help", { Escape: (v) => v.escape() }],
@@ -87,7 +129,8 @@ export function keyName(event) {
 function belongsToControl(event, target) {
   if (target.matches("input:not([type=range]), textarea")) return event.key !== "Escape";
   if (target.matches("select")) return !["Escape"].includes(event.key) && !event.ctrlKey;
-  if (target.matches("input[type=range]")) return event.key.startsWith("Arrow") || ["Home", "End", "PageUp", "PageDown"].includes(event.key);
+  if (target.matches("input[type=range]"))
+    return event.key.startsWith("Arrow") || ["Home", "End", "PageUp", "PageDown"].includes(event.key);
   return target.matches("button") && (event.key === " " || event.key === "Enter");
 }
 
@@ -97,10 +140,12 @@ export function listenToKeys(viewer, root, signal) {
     (event) => {
       const target = event.composedPath()[0];
       if (event.altKey || event.isComposing || belongsToControl(event, target)) return;
+      if (viewer.chrome.dialog && event.key !== "?") return;
       const arrow = ARROWS[event.key];
-      const handled = arrow && viewer.cursorByKeys && !event.ctrlKey
-        ? () => viewer.moveCursor(arrow[0] * (event.shiftKey ? 10 : 1), arrow[1] * (event.shiftKey ? 10 : 1))
-        : ACTIONS.get(keyName(event));
+      const handled =
+        arrow && viewer.cursorByKeys && !event.ctrlKey
+          ? () => viewer.moveCursor(arrow[0] * (event.shiftKey ? 10 : 1), arrow[1] * (event.shiftKey ? 10 : 1))
+          : ACTIONS.get(keyName(event));
       if (!handled) return;
       event.preventDefault();
       // Streamlit listens for letters on the page as well ("r" runs the script again).
@@ -109,7 +154,8 @@ export function listenToKeys(viewer, root, signal) {
     },
     { signal },
   );
-  const show = (event) => (event.type === "blur" || event.key === " " || event.key.toLowerCase() === "h") && viewer.change({ hidden: false });
+  const show = (event) =>
+    (event.type === "blur" || event.key === " " || event.key.toLowerCase() === "h") && viewer.change({ hidden: false });
   root.addEventListener("keyup", show, { signal });
   globalThis.addEventListener("blur", show, { signal });
 }

@@ -3,7 +3,8 @@
 /** Run lengths in row-major order; the first run counts zeros and may be 0. */
 export function encodeRuns(mask) {
   const runs = [];
-  let value = 0, start = 0;
+  let value = 0,
+    start = 0;
   for (let i = 0; i < mask.length; i++) {
     if (mask[i] !== value) {
       runs.push(i - start);
@@ -35,17 +36,23 @@ export const sameRuns = (a, b) => a.length === b.length && a.every((length, inde
 
 /** Set the pixels whose centers are within `radius` pixels of the segment a-b; the pixel under a itself always. */
 export function paintLine(mask, columns, rows, a, b, radius, value) {
-  const dx = b.x - a.x, dy = b.y - a.y, length2 = dx * dx + dy * dy;
-  const top = Math.max(0, Math.floor(Math.min(a.y, b.y) - radius)), bottom = Math.min(rows, Math.ceil(Math.max(a.y, b.y) + radius));
-  const left = Math.max(0, Math.floor(Math.min(a.x, b.x) - radius)), right = Math.min(columns, Math.ceil(Math.max(a.x, b.x) + radius));
+  const dx = b.x - a.x,
+    dy = b.y - a.y,
+    length2 = dx * dx + dy * dy;
+  const top = Math.max(0, Math.floor(Math.min(a.y, b.y) - radius)),
+    bottom = Math.min(rows, Math.ceil(Math.max(a.y, b.y) + radius));
+  const left = Math.max(0, Math.floor(Math.min(a.x, b.x) - radius)),
+    right = Math.min(columns, Math.ceil(Math.max(a.x, b.x) + radius));
   for (let y = top; y < bottom; y++) {
     for (let x = left; x < right; x++) {
-      const px = x + 0.5 - a.x, py = y + 0.5 - a.y;
+      const px = x + 0.5 - a.x,
+        py = y + 0.5 - a.y;
       const share = length2 ? Math.min(1, Math.max(0, (px * dx + py * dy) / length2)) : 0;
       if ((px - share * dx) ** 2 + (py - share * dy) ** 2 <= radius * radius) mask[y * columns + x] = value;
     }
   }
-  const x = Math.floor(a.x), y = Math.floor(a.y);
+  const x = Math.floor(a.x),
+    y = Math.floor(a.y);
   if (x >= 0 && x < columns && y >= 0 && y < rows) mask[y * columns + x] = value;
 }
 
@@ -55,14 +62,16 @@ export function paintPolygon(mask, columns, rows, points, value) {
   const top = Math.max(0, Math.floor(Math.min(...points.map((p) => p.y))));
   const bottom = Math.min(rows, Math.ceil(Math.max(...points.map((p) => p.y))));
   for (let y = top; y < bottom; y++) {
-    const line = y + 0.5, crossings = [];
+    const line = y + 0.5,
+      crossings = [];
     points.forEach((p, index) => {
       const q = points[(index + 1) % points.length];
       if (p.y <= line !== q.y <= line) crossings.push(p.x + ((line - p.y) / (q.y - p.y)) * (q.x - p.x));
     });
     crossings.sort((a, b) => a - b);
     for (let pair = 0; pair + 1 < crossings.length; pair += 2) {
-      const first = Math.max(0, Math.ceil(crossings[pair] - 0.5)), last = Math.min(columns, Math.ceil(crossings[pair + 1] - 0.5));
+      const first = Math.max(0, Math.ceil(crossings[pair] - 0.5)),
+        last = Math.min(columns, Math.ceil(crossings[pair + 1] - 0.5));
       if (last > first) mask.fill(value, y * columns + first, y * columns + last);
     }
   }
@@ -73,10 +82,12 @@ export function paintPolygon(mask, columns, rows, points, value) {
  * Returns how many pixels were flooded; 0 where the seed itself is not inside.
  */
 export function flood(mask, columns, rows, seed, inside, reach = Infinity) {
-  const startX = Math.floor(seed.x), startY = Math.floor(seed.y);
+  const startX = Math.floor(seed.x),
+    startY = Math.floor(seed.y);
   if (startX < 0 || startY < 0 || startX >= columns || startY >= rows) return 0;
   const near = (x, y) => (x - startX) ** 2 + (y - startY) ** 2 <= reach * reach;
-  const seen = new Uint8Array(columns * rows), stack = [];
+  const seen = new Uint8Array(columns * rows),
+    stack = [];
   let count = 0;
   const visit = (x, y) => {
     const index = y * columns + x;
@@ -86,7 +97,9 @@ export function flood(mask, columns, rows, seed, inside, reach = Infinity) {
   };
   visit(startX, startY);
   while (stack.length) {
-    const index = stack.pop(), x = index % columns, y = (index - x) / columns;
+    const index = stack.pop(),
+      x = index % columns,
+      y = (index - x) / columns;
     mask[index] = 1;
     count++;
     visit(x - 1, y);
@@ -106,7 +119,8 @@ export function boundary(inside, columns, rows) {
   // Each corner has at most two edges that leave it: bits 1 right, 2 down, 4 left, 8 up.
   const leaving = new Map();
   const edge = (x, y, bit) => leaving.set(y * wide + x, (leaving.get(y * wide + x) ?? 0) | bit);
-  let above = new Uint8Array(columns), here = new Uint8Array(columns);
+  let above = new Uint8Array(columns),
+    here = new Uint8Array(columns);
   for (let y = 0; y <= rows; y++) {
     let before = 0;
     for (let x = 0; x < columns; x++) {
@@ -125,7 +139,8 @@ export function boundary(inside, columns, rows) {
     let bits = first;
     while (bits) {
       const loop = [];
-      let corner = start, way = 0;
+      let corner = start,
+        way = 0;
       do {
         const open = leaving.get(corner);
         // Where two loops touch at a corner, turn right: diagonal neighbors stay two areas, as with 4 neighbors elsewhere.

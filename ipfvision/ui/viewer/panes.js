@@ -1,7 +1,7 @@
 // The panes: each a canvas with the picture, a canvas with lines over it, and words in its corners.
 
 import { element, mark, number, say } from "./dom.js";
-import { gridColumns, scaleBar, toScreen, transform } from "./geometry.js";
+import { gridColumns, toScreen, transform } from "./geometry.js";
 import { boundary } from "./masks.js";
 import { AGREEMENT } from "./raster.js";
 import { PANES } from "./state.js";
@@ -10,6 +10,8 @@ const INK = "#f4f7fa";
 const UNDER = "rgba(0, 0, 0, 0.7)";
 /** Device pixels per image pixel from which single pixels are shown as squares, as for painting them. */
 const SQUARES = 10;
+/** CSS pixels at the foot of a pane that are kept free for its own words. */
+const FOOT = 50;
 const CORNERS = ["upper-left", "upper-right", "lower-left", "lower-right"];
 const SIDES = ["left", "right", "top", "bottom"];
 
@@ -29,7 +31,9 @@ class Pane {
     this.picture = element("canvas", { class: "picture", "aria-hidden": "true" });
     this.lines = element("canvas", { class: "lines", "aria-hidden": "true" });
     this.corners = Object.fromEntries(CORNERS.map((name) => [name, element("div", { class: `corner ${name}` })]));
-    this.letters = Object.fromEntries(SIDES.map((side) => [side, element("div", { class: `letter ${side}`, "aria-hidden": "true" })]));
+    this.letters = Object.fromEntries(
+      SIDES.map((side) => [side, element("div", { class: `letter ${side}`, "aria-hidden": "true" })]),
+    );
     this.choice = element(
       "select",
       { "aria-label": "What this pane shows", change: () => choose(this, this.choice.value) },
@@ -40,8 +44,19 @@ class Pane {
     this.corners["upper-left"].append(this.choice, this.where, this.answer);
     this.legend = element("div", { class: "legend" });
     this.corners["upper-right"].append(this.legend);
+    this.scale = element("div", { class: "length" });
+    this.view = element("div");
+    this.corners["lower-right"].append(this.scale, this.view);
     this.message = element("div", { class: "message" });
-    this.node = element("div", { class: "pane" }, this.picture, this.lines, ...Object.values(this.corners), ...Object.values(this.letters), this.message);
+    this.node = element(
+      "div",
+      { class: "pane" },
+      this.picture,
+      this.lines,
+      ...Object.values(this.corners),
+      ...Object.values(this.letters),
+      this.message,
+    );
     this.width = this.height = 1;
     this.drawn = "";
   }
@@ -92,7 +107,8 @@ export class Panes {
   }
 
   #measure() {
-    const { clientWidth: width, clientHeight: height } = this.node, ratio = globalThis.devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.node,
+      ratio = globalThis.devicePixelRatio || 1;
     if (!this.list.length || !width || !height) return;
     const columns = gridColumns(this.list.length, width, height, this.image);
     this.node.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
@@ -110,7 +126,8 @@ export class Panes {
 
 /** Put a picture of the slice's own size on a pane's canvas. `key` says which picture it is. */
 export function drawPicture(pane, source, key, view, image) {
-  const at = transform(view, pane, image), wanted = `${key} ${at.left} ${at.top} ${at.scaleX}`;
+  const at = transform(view, pane, image),
+    wanted = `${key} ${at.left} ${at.top} ${at.scaleX}`;
   if (pane.drawn === wanted) return false;
   pane.drawn = wanted;
   const context = (pane.context ??= pane.picture.getContext("2d", { alpha: false }));
@@ -135,7 +152,9 @@ export class Pen {
     this.context.setTransform(1, 0, 0, 1, 0, 0);
     this.context.clearRect(0, 0, pane.lines.width, pane.lines.height);
     this.context.lineJoin = "round";
-    this.matrix = new DOMMatrix([this.at.scaleX, 0, 0, this.at.scaleY, this.at.left, this.at.top].map((value) => value * this.ratio));
+    this.matrix = new DOMMatrix(
+      [this.at.scaleX, 0, 0, this.at.scaleY, this.at.left, this.at.top].map((value) => value * this.ratio),
+    );
   }
 
   /** A path in image coordinates, with a dark rim so that it is seen on any grey. */
@@ -180,13 +199,17 @@ export class Pen {
 
   /** The ellipse in the box of two image points. */
   ellipse(a, b, color, options = {}) {
-    const [x1, y1] = this.#point(a), [x2, y2] = this.#point(b), path = new Path2D();
+    const [x1, y1] = this.#point(a),
+      [x2, y2] = this.#point(b),
+      path = new Path2D();
     path.ellipse((x1 + x2) / 2, (y1 + y2) / 2, Math.abs(x2 - x1) / 2, Math.abs(y2 - y1) / 2, 0, 0, 2 * Math.PI);
     this.#stroke(path, color, options.width ?? 1.6, options.dashed);
   }
 
   box(left, top, right, bottom, color, options = {}) {
-    const [x1, y1] = this.#point({ x: left, y: top }), [x2, y2] = this.#point({ x: right, y: bottom }), path = new Path2D();
+    const [x1, y1] = this.#point({ x: left, y: top }),
+      [x2, y2] = this.#point({ x: right, y: bottom }),
+      path = new Path2D();
     path.rect(x1, y1, x2 - x1, y2 - y1);
     this.#stroke(path, color, options.width ?? 1.6, options.dashed);
   }
@@ -200,8 +223,14 @@ export class Pen {
 
   /** The linked cursor: a cross that leaves its own middle free. */
   cross(point, color, { gap = 5, length = 14 } = {}) {
-    const [x, y] = this.#point(point), path = new Path2D();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    const [x, y] = this.#point(point),
+      path = new Path2D();
+    for (const [dx, dy] of [
+      [1, 0],
+      [-1, 0],
+      [0, 1],
+      [0, -1],
+    ]) {
       path.moveTo(x + dx * gap * this.ratio, y + dy * gap * this.ratio);
       path.lineTo(x + dx * length * this.ratio, y + dy * length * this.ratio);
     }
@@ -210,54 +239,39 @@ export class Pen {
 
   /** Words beside an image point, kept inside the pane. */
   words(point, lines, color = INK) {
-    const { context, ratio } = this, size = 13 * ratio;
+    const { context, ratio } = this,
+      size = 13 * ratio;
     context.font = `500 ${size}px system-ui, sans-serif`;
-    const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 10 * ratio, high = lines.length * size * 1.3 + 6 * ratio;
+    const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 10 * ratio,
+      high = lines.length * size * 1.3 + 6 * ratio;
     let [x, y] = this.#point(point);
     x = Math.max(2, Math.min(x + 10 * ratio, this.pane.lines.width - wide - 2));
-    y = Math.max(2, Math.min(y + 8 * ratio, this.pane.lines.height - high - 2));
+    y = Math.max(2, Math.min(y + 8 * ratio, this.pane.lines.height - high - FOOT * ratio));
     context.fillStyle = "rgba(0, 0, 0, 0.72)";
     context.fillRect(x, y, wide, high);
     context.fillStyle = color;
     context.textBaseline = "top";
     lines.forEach((line, index) => context.fillText(line, x + 5 * ratio, y + 4 * ratio + index * size * 1.3));
   }
-
-  /** The length of a round number of millimeters, above the words in the lower right corner. */
-  scale(spacing) {
-    const bar = scaleBar(this.at, spacing, Math.min(130, this.pane.width / 4));
-    const { context, ratio } = this, y = this.pane.height - 46, x = this.pane.width - 9 - bar.pixels, path = new Path2D();
-    path.moveTo(x * ratio, (y - 5) * ratio);
-    path.lineTo(x * ratio, y * ratio);
-    path.lineTo((x + bar.pixels) * ratio, y * ratio);
-    path.lineTo((x + bar.pixels) * ratio, (y - 5) * ratio);
-    this.#stroke(path, INK, 1.4, false);
-    context.font = `${11.5 * ratio}px system-ui, sans-serif`;
-    context.textAlign = "right";
-    context.textBaseline = "alphabetic";
-    context.lineWidth = 3 * ratio;
-    context.strokeStyle = "#000";
-    const text = `${number(bar.value, bar.value < 1 ? 1 : 0)} ${bar.unit}`;
-    context.strokeText(text, (this.pane.width - 9) * ratio, (y - 8) * ratio);
-    context.fillStyle = INK;
-    context.fillText(text, (this.pane.width - 9) * ratio, (y - 8) * ratio);
-    context.textAlign = "left";
-  }
 }
 
 /** Words at the edges and corners that do not depend on the pointer. */
-export function labelPane(pane, { slice, letters, window, answer, notes, legend, message, zoom }) {
+export function labelPane(pane, { slice, letters, window, answer, notes, legend, message, zoom, bar }) {
   say(pane.where, slice);
   say(pane.answer, answer);
   for (const side of SIDES) say(pane.letters[side], letters?.[side] ?? "");
-  say(pane.corners["lower-right"], `${window}${zoom > 1.005 ? `\n${number(zoom, 1)}×` : ""}`);
+  say(pane.view, `${window}${zoom > 1.005 ? `   ${number(zoom, 1)}×` : ""}`);
+  say(pane.scale, bar ? `${number(bar.value, bar.value < 1 ? 1 : 0)} ${bar.unit}` : "");
+  mark(pane.scale, "style", `width: ${bar?.pixels ?? 0}px`);
   say(pane.message, message);
   const key = JSON.stringify([legend, notes]);
   if (pane.labels === key) return;
   pane.labels = key;
   pane.legend.replaceChildren(...legendNodes(legend));
   pane.corners["lower-left"].replaceChildren(
-    ...notes.map(({ color, text, dashed }) => element("div", {}, element("i", { style: `--color: ${color}`, class: dashed ? "dashed" : "solid" }), text)),
+    ...notes.map(({ color, text, dashed }) =>
+      element("div", {}, element("i", { style: `--color: ${color}`, class: dashed ? "dashed" : "solid" }), text),
+    ),
   );
 }
 
@@ -266,9 +280,12 @@ function legendNodes(legend) {
   const words = legend.words.map((line) => element("div", {}, line));
   if (legend.agreement) {
     const names = { both: "both", map: "map only", annotation: "annotation only" };
-    const swatch = (kind) => element("div", {}, element("i", { style: `--color: rgb(${AGREEMENT[kind].join(" ")})`, class: "area" }), names[kind]);
+    const swatch = (kind) =>
+      element("div", {}, element("i", { style: `--color: rgb(${AGREEMENT[kind].join(" ")})`, class: "area" }), names[kind]);
     return [...Object.keys(names).map(swatch), ...words];
   }
-  const bar = legend.colors ? element("div", { class: "scale" }, "0", element("i", { style: `--colors: ${legend.colors}` }), legend.most) : null;
+  const bar = legend.colors
+    ? element("div", { class: "scale" }, "0", element("i", { style: `--colors: ${legend.colors}` }), legend.most)
+    : null;
   return [...(bar ? [bar] : []), ...words];
 }

@@ -23,7 +23,9 @@ function rint(value) {
 }
 
 const little = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
-const opaque = little ? (r, g, b) => (255 << 24) | (b << 16) | (g << 8) | r : (r, g, b) => (r << 24) | (g << 16) | (b << 8) | 255;
+const opaque = little
+  ? (r, g, b) => (255 << 24) | (b << 16) | (g << 8) | r
+  : (r, g, b) => (r << 24) | (g << 16) | (b << 8) | 255;
 const SHIFT = little ? [0, 8, 16] : [24, 16, 8];
 
 /**
@@ -36,7 +38,9 @@ export function windowTable(window, scale, inverted, table = new Uint32Array(655
   const hounsfield = scale === "hounsfield";
   const lowest = hounsfield ? window.center - 0.5 - (window.width - 1) / 2 : (window.center - window.width / 2) / 100;
   const range = hounsfield ? window.width - 1 : window.width / 100;
-  const low = round(lowest), wide = round(range), steps = round(GREY_STEPS);
+  const low = round(lowest),
+    wide = round(range),
+    steps = round(GREY_STEPS);
   for (let index = 0; index < 65536; index++) {
     const stored = index - 32768;
     const value = hounsfield ? stored : round(stored / steps);
@@ -90,12 +94,16 @@ export const heatColor = (share) => [...COLORS.subarray(colorAt(share), colorAt(
  * between centers, constant beyond the outermost, 0 outside the crop. `out` may be the array of another slice of this size.
  */
 export function pasteCells(map, columns, rows, out = new Float32Array(rows * columns)) {
-  const [height, width] = map.shape, [left, top, cropWidth, cropHeight] = map.crop;
+  const [height, width] = map.shape,
+    [left, top, cropWidth, cropHeight] = map.crop;
   out.fill(0);
-  const across = cellsOf(columns, left, cropWidth, width), down = cellsOf(rows, top, cropHeight, height);
+  const across = cellsOf(columns, left, cropWidth, width),
+    down = cellsOf(rows, top, cropHeight, height);
   const line = new Float64Array(width);
   for (let y = down.first; y < down.end; y++) {
-    const upper = down.low[y] * width, lower = down.high[y] * width, weight = down.weight[y];
+    const upper = down.low[y] * width,
+      lower = down.high[y] * width,
+      weight = down.weight[y];
     for (let x = 0; x < width; x++) line[x] = map.values[upper + x] + (map.values[lower + x] - map.values[upper + x]) * weight;
     for (let x = across.first, at = y * columns + x; x < across.end; x++, at++) {
       const value = line[across.low[x]];
@@ -121,7 +129,8 @@ function cellsOf(count, start, length, cells) {
 
 /** Is the map drawn at this value? The rule of core.overlay.overlay: above zero, and not below the threshold. */
 export function litRule(fullScale, threshold) {
-  const scale = round(fullScale), limit = round(threshold);
+  const scale = round(fullScale),
+    limit = round(threshold);
   return (value) => value > 0 && round(value / scale) >= limit;
 }
 
@@ -130,12 +139,15 @@ export function litRule(fullScale, threshold) {
  * keep * grey + color. Where the map is zero or below the threshold there is no entry, and the CT stays as it is.
  */
 export function heatLayer(values, fullScale, opacity, threshold, layer = emptyLayer(values.length)) {
-  const lit = litRule(fullScale, threshold), scale = round(fullScale), strength = round(opacity);
+  const lit = litRule(fullScale, threshold),
+    scale = round(fullScale),
+    strength = round(opacity);
   const { at, keep, red, green, blue } = layer;
   let count = 0;
   for (let i = 0; i < values.length; i++) {
     if (!lit(values[i])) continue;
-    const share = Math.min(1, round(values[i] / scale)), color = colorAt(share);
+    const share = Math.min(1, round(values[i] / scale)),
+      color = colorAt(share);
     const alpha = round(strength * round(Math.sqrt(share)));
     at[count] = i;
     keep[count] = 1 - alpha;
@@ -180,7 +192,9 @@ export function agreementLayer(size, hot, marked, layer = emptyLayer(size)) {
 export function blend(out, layer) {
   const { count, at, keep, red, green, blue } = layer;
   for (let n = 0; n < count; n++) {
-    const i = at[n], grey = (out[i] >>> SHIFT[0]) & 255, kept = grey * keep[n];
+    const i = at[n],
+      grey = (out[i] >>> SHIFT[0]) & 255,
+      kept = grey * keep[n];
     out[i] = opaque((kept + red[n] + 0.5) | 0, (kept + green[n] + 0.5) | 0, (kept + blue[n] + 0.5) | 0);
   }
 }

@@ -74,7 +74,10 @@ export function patch(state, changes, count) {
 export function dragWindow(window, dx, dy, scale) {
   const step = scale === "grey" ? 0.25 : Math.max(1, window.width / 400);
   const [low, high, most] = scale === "grey" ? [-50, 150, 400] : [-2000, 4000, 6000];
-  return { center: clamp(Math.round(window.center + dy * step), low, high), width: clamp(Math.round(window.width + dx * step), 1, most) };
+  return {
+    center: clamp(Math.round(window.center + dy * step), low, high),
+    width: clamp(Math.round(window.width + dx * step), 1, most),
+  };
 }
 
 export function withWindow(state, scale, window) {

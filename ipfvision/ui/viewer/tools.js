@@ -22,10 +22,13 @@ function pan(viewer, start) {
 }
 
 function windowing(viewer, start) {
-  const scale = viewer.image.scale, from = viewer.state.windows[scale];
+  const scale = viewer.image.scale,
+    from = viewer.state.windows[scale];
   return {
     move({ screen }) {
-      viewer.change(withWindow(viewer.state, scale, dragWindow(from, screen.x - start.screen.x, screen.y - start.screen.y, scale)));
+      viewer.change(
+        withWindow(viewer.state, scale, dragWindow(from, screen.x - start.screen.x, screen.y - start.screen.y, scale)),
+      );
     },
     cancel: () => viewer.change(withWindow(viewer.state, scale, from)),
   };
@@ -38,7 +41,8 @@ function scroll(viewer, start) {
 
 /** A new ruler or ellipse, or an end of one that is there already. */
 function measure(viewer, start, kind) {
-  const slice = viewer.shown, at = transform(viewer.state.view, start.pane, viewer.image);
+  const slice = viewer.shown,
+    at = transform(viewer.state.view, start.pane, viewer.image);
   const near = (point) => {
     const there = toScreen(at, point);
     return Math.hypot(there.x - start.screen.x, there.y - start.screen.y) <= HANDLE[start.pointer];
@@ -55,14 +59,15 @@ function measure(viewer, start, kind) {
     end() {
       const long = distance(toScreen(at, held.a), toScreen(at, held.b)).value;
       if (long < SMALLEST) viewer.change({ measures: others });
-      else viewer.announce(viewer.measureWords(held).join(", "));
+      else viewer.announce(viewer.words.measure(held).join(", "));
     },
     cancel: () => viewer.change({ measures: before }),
   };
 }
 
 function drawing(viewer, start, tool) {
-  const { state, image, drawing: drawn } = viewer, { columns, rows } = image;
+  const { state, image, drawing: drawn } = viewer,
+    { columns, rows } = image;
   const mask = state.finding && drawn.begin(viewer.shown, state.finding);
   if (!mask) {
     viewer.announce("The drawing of this slice is still on its way. Try again in a moment.");
@@ -72,7 +77,9 @@ function drawing(viewer, start, tool) {
   const changed = () => viewer.drawingChanged();
   const done = { still: true, end: () => viewer.commitDrawing(), cancel: () => (drawn.cancel(), changed()) };
   if (tool === "flood") {
-    const read = reader(image.scale), pixels = viewer.loader.get(viewer.shown), [low, high] = state.range[image.scale];
+    const read = reader(image.scale),
+      pixels = viewer.loader.get(viewer.shown),
+      [low, high] = state.range[image.scale];
     const area = new Uint8Array(mask.length);
     const reach = image.spacing ? state.reach / Math.sqrt(image.spacing[0] * image.spacing[1]) : state.reach;
     const inside = (index) => {
@@ -122,7 +129,9 @@ export function begin(viewer, start) {
   if (tool === "window") return windowing(viewer, start);
   if (tool === "ruler" || tool === "ellipse") return measure(viewer, start, tool);
   if (DRAWING_TOOLS.has(tool)) return drawing(viewer, start, tool);
-  return start.pointer === "touch" && viewer.state.view.zoom === 1 && viewer.count > 1 ? scroll(viewer, start) : pan(viewer, start);
+  return start.pointer === "touch" && viewer.state.view.zoom === 1 && viewer.count > 1
+    ? scroll(viewer, start)
+    : pan(viewer, start);
 }
 
 /** Listens to mouse, pen, fingers and wheel on the panes. */
@@ -144,12 +153,14 @@ export class Pointers {
   }
 
   #here(event, pane) {
-    const box = pane.node.getBoundingClientRect(), screen = { x: event.clientX - box.left, y: event.clientY - box.top };
+    const box = pane.node.getBoundingClientRect(),
+      screen = { x: event.clientX - box.left, y: event.clientY - box.top };
     return { pane, screen, ...toImage(transform(this.viewer.state.view, pane, this.viewer.image), screen) };
   }
 
   #down(event) {
-    const pane = this.viewer.panes.at(event.target), { viewer } = this;
+    const pane = this.viewer.panes.at(event.target),
+      { viewer } = this;
     if (!pane || event.target.closest("select, button")) return;
     this.node.setPointerCapture(event.pointerId);
     this.down.set(event.pointerId, { x: event.clientX, y: event.clientY });
@@ -172,7 +183,8 @@ export class Pointers {
     if (this.down.has(event.pointerId)) this.down.set(event.pointerId, { x: event.clientX, y: event.clientY });
     if (this.pinch) {
       if (this.down.size !== 2) return;
-      const now = this.#fingers(this.pinch.pane), { pane } = now;
+      const now = this.#fingers(this.pinch.pane),
+        { pane } = now;
       const view = panBy(viewer.state.view, now.x - this.pinch.x, now.y - this.pinch.y, pane, viewer.image);
       viewer.change({ view: zoomAt(view, now.apart / this.pinch.apart, now, pane, viewer.image) });
       this.pinch = now;
@@ -205,23 +217,36 @@ export class Pointers {
   }
 
   #fingers(pane) {
-    const [a, b] = [...this.down.values()], box = pane.node.getBoundingClientRect();
-    return { pane, x: (a.x + b.x) / 2 - box.left, y: (a.y + b.y) / 2 - box.top, apart: Math.max(10, Math.hypot(a.x - b.x, a.y - b.y)) };
+    const [a, b] = [...this.down.values()],
+      box = pane.node.getBoundingClientRect();
+    return {
+      pane,
+      x: (a.x + b.x) / 2 - box.left,
+      y: (a.y + b.y) / 2 - box.top,
+      apart: Math.max(10, Math.hypot(a.x - b.x, a.y - b.y)),
+    };
   }
 
   #wheel(event) {
-    const { viewer } = this, pane = viewer.panes.at(event.target);
+    const { viewer } = this,
+      pane = viewer.panes.at(event.target);
     if (!pane) return;
-    const lines = event.deltaMode === 1 ? 20 : 1, delta = event.deltaY * lines;
+    const lines = event.deltaMode === 1 ? 20 : 1,
+      delta = event.deltaY * lines;
     if (event.ctrlKey || event.metaKey) {
       event.preventDefault();
       const { screen } = this.#here(event, pane);
-      viewer.change({ view: zoomAt(viewer.state.view, Math.exp(-Math.max(-60, Math.min(60, delta)) / 250), screen, pane, viewer.image) });
+      viewer.change({
+        view: zoomAt(viewer.state.view, Math.exp(-Math.max(-60, Math.min(60, delta)) / 250), screen, pane, viewer.image),
+      });
     } else if (viewer.count > 1) {
       event.preventDefault();
       // One step per notch of a wheel (100 to 120 in Chromium), and an even speed under a trackpad's many small steps.
       this.wheel = Math.sign(this.wheel) === Math.sign(delta) ? this.wheel : 0;
-      this.wheel += Math.abs(delta) >= WHEEL_NOTCH ? Math.sign(delta) * WHEEL_NOTCH * Math.max(1, Math.round(Math.abs(delta) / 120)) : delta;
+      this.wheel +=
+        Math.abs(delta) >= WHEEL_NOTCH
+          ? Math.sign(delta) * WHEEL_NOTCH * Math.max(1, Math.round(Math.abs(delta) / 120))
+          : delta;
       const steps = Math.trunc(this.wheel / WHEEL_NOTCH);
       this.wheel -= steps * WHEEL_NOTCH;
       if (steps) viewer.go(viewer.state.slice + steps);
@@ -230,6 +255,8 @@ export class Pointers {
   }
 
   #double(event) {
-    if (this.viewer.panes.at(event.target) && ["move", "window"].includes(this.viewer.state.tool)) this.viewer.fit();
+    // The captured pointer sends a double click to what holds the panes.
+    const inside = event.target === this.node || this.viewer.panes.at(event.target);
+    if (inside && ["move", "window"].includes(this.viewer.state.tool)) this.viewer.fit();
   }
 }

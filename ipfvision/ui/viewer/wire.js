@@ -58,9 +58,15 @@ export class Loader {
     return (this.failures.get(`pixels/${index}`) ?? 0) >= TRIES;
   }
 
-  /** Ask again for what was answered before, of one kind. */
-  forget(kind) {
-    for (const key of this.settled) if (key.startsWith(`${kind}/`)) this.settled.delete(key);
+  /** Ask again for what was answered before, of one kind, where `which(index)` says so. */
+  forget(kind, which = () => true) {
+    this.sizes.forEach((_, index) => which(index) && this.settled.delete(`${kind}/${index}`));
+    this.look();
+  }
+
+  /** Look for something to ask for: what is wanted may have changed. */
+  look() {
+    this.idle = false;
     this.#pump();
   }
 
@@ -85,17 +91,22 @@ export class Loader {
 
   /** The most useful request that is not made yet: [kind, index]. */
   #next() {
-    const [low, high] = this.#range(), all = ["pixels", ...Object.keys(this.kinds)];
+    const [low, high] = this.#range(),
+      all = ["pixels", ...Object.keys(this.kinds)];
     const search = (kinds, from, to) => {
-      for (const index of outwards(this.current, from, to)) for (const kind of kinds) if (this.#open(kind, index)) return [kind, index];
+      for (const index of outwards(this.current, from, to))
+        for (const kind of kinds) if (this.#open(kind, index)) return [kind, index];
       return null;
     };
-    return (
-      search(all, this.current, this.current) ??
+    const here = search(all, this.current, this.current);
+    // With everything here, scrolling must not look through the whole stack at each step.
+    if (here || (this.idle && this.capacity >= this.sizes.length)) return here;
+    const next =
       search(all, Math.max(low, this.current - NEAR), Math.min(high, this.current + NEAR)) ??
       search(["pixels"], low, high) ??
-      search(all, low, high)
-    );
+      search(all, low, high);
+    this.idle = !next && !this.running.size;
+    return next;
   }
 
   #pump() {
@@ -140,7 +151,10 @@ export class Loader {
   retry() {
     clearTimeout(this.timer);
     this.timer = undefined;
-    this.#pump();
+    this.look();
+    // Nothing is left to try: what failed each time stays away, and the connection is not to blame.
+    if (!this.running.size && !this.gone) this.#say("");
+    this.changed("trouble", this.current);
   }
 
   #say(sentence) {
@@ -198,7 +212,8 @@ export class Saver {
 
   /** Returns whether to go on with the next slice. */
   async #send(index, last) {
-    const outgoing = this.drawing.outgoing(index), body = JSON.stringify(outgoing);
+    const outgoing = this.drawing.outgoing(index),
+      body = JSON.stringify(outgoing);
     if (this.status !== "waiting") this.#say("saving");
     try {
       const answer = await this.fetch(this.url(index), {

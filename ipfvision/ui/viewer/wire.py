@@ -13,7 +13,7 @@ from ipfvision.core.orientation import edges
 from ipfvision.core.run_lengths import encode
 from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.core.window import LUNG, MEDIASTINUM
-from ipfvision.workflow.reading import METHODS, Reading, full_scale
+from ipfvision.workflow.reading import Reading, full_scale
 
 PATH = "/ipfvision/v1"
 """Where the routes begin, below the server's own base path."""
@@ -78,21 +78,6 @@ def answers(readings: Sequence[Reading | None]) -> dict[str, Any]:
     return {
         "probability": [None if reading is None else reading.prediction.probability for reading in readings],
         "refused": [reading is not None and reading.prediction.decision is Decision.REFUSED for reading in readings],
-    }
-
-
-def look(card: ModelCard | None, reading: Reading | None, method: str) -> dict[str, Any]:
-    """How the map of the slice on screen is to be read."""
-    explanation = None if reading is None else reading.explanations.get("ipf")
-    cell = None if reading is None or explanation is None else explanation.cell_mm(reading.scan.spacing)
-    reference = None if card is None else card.map_reference
-    return {
-        "uncertain_band": None if card is None else list(card.uncertain_band),
-        "method": method,
-        "method_words": METHODS[method],
-        "unit": "logits" if explanation is None else explanation.unit,
-        "full_scale": reference if card is None or explanation is None else full_scale(card, explanation),
-        "cell_mm": None if cell is None else list(cell),
     }
 
 
