@@ -63,7 +63,7 @@ def explanation(peak: float, unit: str = "logits") -> Explanation:
 def test_each_large_number_has_its_chance_beside_it_and_its_definition_in_a_tooltip() -> None:
     html = scorecard.strip(COMPARED)
     assert [text(card).strip() for card in re.findall(r'<div class="ipf-card .*?</div>', html)] == [
-        "Strongest point on the annotation Hit by chance 31 %",
+        "Peak on the annotation Hit by chance 31 %",
         "Share of the map inside 73 % by chance 30 %",
         "Enrichment 2.4 × by chance 1.0 ×",
     ]
@@ -76,7 +76,8 @@ def test_a_hit_and_a_miss_differ_in_word_and_in_line_not_in_color_alone() -> Non
 
 
 def test_more_annotated_than_there_is_lung_is_said_and_no_chance_is_over_100_percent() -> None:
-    html = scorecard.strip(replace(COMPARED, rank_chance=1.24))
+    large = replace(COMPARED, rank_chance=1.24)
+    html = scorecard.strip(large) + scorecard.table(scorecard.agreement_rows(large))
     assert "larger than the lung" in html
     assert "124 %" not in html
 

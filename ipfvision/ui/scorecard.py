@@ -32,6 +32,8 @@ UNMATCHED = (MARK_ORIGIN, "drawn here")
 WEAK = 0.1
 """Share of full color below which a map is too weak to be drawn, as `ipfvision.workflow.reading.picture` draws it."""
 EXAMPLES = "Points and boxes mark examples of a finding: the map may be right in other places too."
+LARGER = "larger than the lung"
+"""In the place of a chance of more than 1: of the annotation."""
 SOME_NAMES = 3
 """Of annotations, that a caution names."""
 SOME_REFUSALS = 2
@@ -91,7 +93,7 @@ def strip(agreement: Agreement, cautions: Sequence[str] = ()) -> str:
     where = "the map is empty" if agreement.no_evidence else _by_chance(agreement.pointing_chance)
     found = agreement.lesion_recall
     by_one = "by chance 1.0 \N{MULTIPLICATION SIGN}" if agreement.enrichment is not None else "not known here"
-    cards = [_card("Strongest point on the annotation", _hit(hit), where, DEFINITIONS["hit"], kind)]
+    cards = [_card("Peak on the annotation", _hit(hit), where, DEFINITIONS["hit"], kind)]
     if has_area or agreement.no_evidence or found is None or not agreement.lesions:
         cards.append(_card("Share of the map inside", _percent(agreement.mass), of_all, DEFINITIONS["mass"]))
         cards.append(_card("Enrichment", _times(agreement.enrichment), by_one, DEFINITIONS["enrichment"]))
@@ -115,7 +117,7 @@ def _times(value: float | None) -> str:
 def _by_chance(chance: float | None) -> str:
     if chance is None:
         return "chance not known"
-    return "larger than the lung" if chance > 1 else f"by chance {_percent(chance)}"
+    return LARGER if chance > 1 else f"by chance {_percent(chance)}"
 
 
 def weak_map(explanation: Explanation, full: float) -> str | None:
@@ -181,12 +183,13 @@ def why_undefined(scored: Scored, spacing: PixelSpacing | None) -> list[str]:
 
 def agreement_rows(agreement: Agreement) -> list[Row]:
     """Every number of agreement, with its chance and its definition."""
-    chance = _percent(agreement.rank_chance)
+    of_all = agreement.rank_chance
+    chance = LARGER if of_all is not None and of_all > 1 else _percent(of_all)
     lesion = agreement.smallest_lesion_mm2
     least = "" if lesion is None else f" of at least {number(lesion, 0)} mm\N{SUPERSCRIPT TWO}"
     otsu = "Otsu's threshold" if agreement.otsu is None else f"Otsu's threshold, here {_percent(agreement.otsu)} of the peak"
     return [
-        Row("Strongest point on the annotation", _hit(agreement.pointing_hit), _percent(agreement.pointing_chance),
+        Row("Peak on the annotation", _hit(agreement.pointing_hit), _percent(agreement.pointing_chance),
             DEFINITIONS["hit"]),
         Row("The same, of equal maxima any", _hit(agreement.pointing_hit_any_tie), "",
             "If the largest value occurs more than once: does any of them lie in the annotation?"),
@@ -209,7 +212,7 @@ def agreement_rows(agreement: Agreement) -> list[Row]:
             f"Annotated regions{least} that the map touches at half its peak; here {agreement.lesions or 0} in all."),
         Row("False regions", DASH if agreement.false_regions is None else str(agreement.false_regions), "",
             "Regions of the map at half its peak that touch no annotation."),
-        Row("Strongest point to annotation", _decimal(agreement.distance_mm, 1, " mm"), "",
+        Row("Peak to the annotation", _decimal(agreement.distance_mm, 1, " mm"), "",
             "From the map's largest value to the nearest annotated pixel; 0 on it."),
         Row("95th percentile Hausdorff distance", _decimal(agreement.hd95_mm, 1, " mm"), "",
             "Between the outlines of the annotation and of the map at half its peak."),
@@ -382,7 +385,7 @@ def worst_heading() -> str:
 def all_agree(compared: int) -> str:
     """In the place of the worst disagreements."""
     agreed = "The slice that was compared agrees." if compared == 1 else f"All {compared} slices that were compared agree."
-    return f'<p class="ipf-quiet">{agreed} What that takes: the answer fits, and the strongest point is on the annotation.</p>'
+    return f'<p class="ipf-quiet">{agreed} What that takes: the answer fits, and the peak is on the annotation.</p>'
 
 
 def profile(rows: Sequence[ProfileRow], count: int, current: int) -> str:
