@@ -96,6 +96,10 @@ class Viewer {
     globalThis.addEventListener("pagehide", () => this.saver.flush(true), { signal });
     globalThis.addEventListener("beforeunload", (event) => this.saver.dirty.size && event.preventDefault(), { signal });
     this.#size();
+    // What stands above comes and goes without a word to the viewer: the sizes of all that holds it tell.
+    const around = new ResizeObserver(() => this.#size(STEADY));
+    for (let node = this.root.getRootNode().host ?? this.root.parentElement; node; node = node.parentElement) around.observe(node);
+    signal.addEventListener("abort", () => around.disconnect());
     this.panes.arrange(this.state.panes, this.image);
     this.loader.want(this.state.slice);
     this.schedule();

@@ -7,6 +7,7 @@ import { AGREEMENT_SHARE } from "./paint.js";
 import { heatColor, reader } from "./raster.js";
 import { TARGETS } from "./state.js";
 
+const MOST_NAMES = 6;
 const NAMING = ["annotation", "map", "agreement", "ct"];
 const DECISIONS = { ipf: "IPF-like", normal: "normal-like", uncertain: "uncertain" };
 
@@ -99,9 +100,7 @@ export class Words {
       zoom: state.view.zoom,
       bar: shown === null ? null : scaleBar(transform(state.view, pane, image), image.spacing, Math.min(130, pane.width / 4)),
       legend: covered || shown === null ? null : this.#legend(pane.kind, heat, outlines),
-      notes: names
-        ? outlines.map(({ color, text, dashed, label }) => ({ color, dashed, text: label ? `${text}: ${label}` : text }))
-        : [],
+      notes: names ? outlineNames(outlines) : [],
       message,
     };
   }
@@ -136,4 +135,22 @@ export class Words {
     const from = state.style === "contour" ? [`line at ${number(drawnFrom, 2)} ${heat.unit}`] : [];
     return { colors, most: `${number(heat.fullScale, 2)}+ ${heat.unit}`, words: [...from, ...words] };
   }
+}
+
+/** One line for each name, the first few of them: they stand over the image. */
+export function outlineNames(outlines, most = MOST_NAMES) {
+  const lines = new Map();
+  for (const { color, text, dashed, label, finding } of outlines) {
+    const words = !label ? text : finding === "other" ? label : `${text}: ${label}`;
+    const line = lines.get(`${words} ${color} ${dashed}`);
+    if (line) line.count++;
+    else lines.set(`${words} ${color} ${dashed}`, { color, dashed, words, count: 1 });
+  }
+  const every = [...lines.values()].map(({ color, dashed, words, count }) => ({
+    color,
+    dashed,
+    text: count > 1 ? `${count} \u00d7 ${words}` : words,
+  }));
+  if (every.length <= most) return every;
+  return [...every.slice(0, most - 1), { color: "transparent", dashed: false, text: `and ${every.length - most + 1} more` }];
 }
