@@ -13,7 +13,10 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # Processes of the suite. Each gets one thread, or torch would start one per core in each of them.
 WORKERS ?= 2
 
-.PHONY: app test lint format browser samples benchmark screenshot help
+# The viewer's own JavaScript, without a browser.
+SCRIPT_TESTS := $(wildcard tests/viewer_js/*.test.mjs)
+
+.PHONY: app test lint format browser node samples benchmark screenshot help
 .DELETE_ON_ERROR:
 
 help:
@@ -29,7 +32,8 @@ app: $(APP)
 	@echo "Starting ipfvision; its address follows. Ctrl+C stops it."
 	$(BIN)/python -m streamlit run streamlit_app.py $(if $(PORT),--server.port=$(PORT))
 
-test: $(PEERS) browser lint
+test: $(PEERS) browser node lint
+	@if command -v node >/dev/null; then node --test $(SCRIPT_TESTS); fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(DEV)
@@ -45,8 +49,9 @@ format: $(DEV)
 samples: $(APP)
 	$(BIN)/python -m ipfvision samples
 
-benchmark: $(APP)
+benchmark: $(DEV) browser
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.viewer
 
 screenshot: $(DEV) browser
 	$(BIN)/python -m tests.browser.screenshot docs/screenshot.png
@@ -86,3 +91,12 @@ browser: $(DEV)
 	fi; \
 	if [ "$$CI" = true ]; then echo "No Chromium or Chrome, and none could be installed." >&2; exit 1; fi; \
 	echo "No Chromium or Chrome found: the browser tests will be skipped. To run them, install one of: $(BROWSERS)"
+
+node:
+	@command -v node >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "No node found: installing it with apt-get."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs && exit 0; \
+	fi; \
+	if [ "$$CI" = true ]; then echo "No node (18 or newer), and none could be installed." >&2; exit 1; fi; \
+	echo "No node found: the tests of the viewer's JavaScript will be skipped. To run them, install Node.js 18 or newer."

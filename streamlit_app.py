@@ -1,5 +1,14 @@
-"""The app: `streamlit run streamlit_app.py`."""
+"""The app: `streamlit run streamlit_app.py`.
 
-from ipfvision.ui import draw
+The server imports this file for the routes beside the app; each script run runs it again for the pages.
+"""
 
-draw()
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from ipfvision.ui import draw, routes
+
+if get_script_run_ctx(suppress_warning=True) is None:
+    app = st.App(__file__, routes=routes.routes(), lifespan=routes.lifespan)
+else:
+    draw()

@@ -510,7 +510,8 @@ def test_a_point_is_hit_within_half_the_diagonal_of_a_cell() -> None:
 
 
 @unhurried
-@given(st.integers(0, 5), st.integers(0, 7), st.floats(0.01, 7.99), st.floats(0.01, 7.99), st.sampled_from([None, WIDE]))
+# Half a pixel off the cell's border: its middle lies between four pixels, of which rounding makes one the highest.
+@given(st.integers(0, 5), st.integers(0, 7), st.floats(0.6, 7.4), st.floats(0.6, 7.4), st.sampled_from([None, WIDE]))
 def test_a_map_whose_best_cell_holds_the_point_hits_it(
     row: int, column: int, x: float, y: float, spacing: PixelSpacing | None
 ) -> None:

@@ -507,3 +507,16 @@ def test_real_contours_and_masks_of_one_segmentation_agree(shared_data):
     ours, theirs = mask_at(masks, 0), mask_at(contours, 0)
     assert (ours & theirs).sum() * 2 / (ours.sum() + theirs.sum()) > 0.99
     assert series[0].slices[0].pixels[ours].mean() < -750
+
+
+def test_annotations_of_two_files_are_joined_in_the_order_in_which_they_came():
+    first, second = take(("slice_1_mask.png", mask(1)), b"noise"), take(structures("cyst"), ("02.json", b"{}"))
+    both = first.joined(second)
+    assert list(both.by_slice) == [(0, 0), (0, 1), (0, 2)]
+    assert both.by_slice[0, 1] == (*first.by_slice[0, 1], *second.by_slice[0, 1])
+    assert both.by_slice[0, 2] == second.by_slice[0, 2]
+    assert both.refusals == (*first.refusals, *second.refusals)
+    assert both.notes == (*first.notes, *second.notes)
+    assert both.labels == {"": 1, "cyst": second.labels["cyst"]}
+    assert first.joined(first).labels == {"": 2}
+    assert len(first.by_slice[0, 1]) == 1, "the first is as it was"

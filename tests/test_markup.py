@@ -82,7 +82,6 @@ def test_nothing_from_a_file_becomes_markup() -> None:
         markup.word_only("No answer", EVIL, EVIL),
         markup.answer(CARD, Prediction(Decision.IPF, EVIL, 0.9, 2.0), EVIL),
         markup.now_open(EVIL, 1, 0),
-        markup.Panes(b"", EVIL).without_map(EVIL),
     ]
     assert not any('<img src="https' in piece for piece in pieces)
     assert all("&lt;img" in piece for piece in pieces)
@@ -104,13 +103,6 @@ def test_a_slice_says_its_number_and_its_place() -> None:
 
 def test_an_empty_map_is_called_empty() -> None:
     assert markup.peak_words(explanation([[0, 0], [0, 0]])) == "no evidence for IPF anywhere: the map is empty"
-    assert "Empty" in markup.map_caption(explanation([[0, 0], [0, 0]]), "Grad-CAM", False, 0.2, [])
-
-
-def test_a_map_below_the_threshold_is_called_too_weak_to_draw() -> None:
-    faint = explanation([[0, 0.1], [0, 0]])
-    assert "Too weak to draw: its peak, 0.10" in markup.map_caption(faint, "Grad-CAM", False, 0.2, [])
-    assert "Too weak" not in markup.map_caption(faint, "Grad-CAM", False, 0.1, [])
 
 
 def test_the_peak_is_a_number_with_a_unit_and_a_place() -> None:
@@ -121,22 +113,6 @@ def test_the_peak_is_a_number_with_a_unit_and_a_place() -> None:
 def test_a_cell_without_pixel_spacing_is_unknown() -> None:
     assert markup.cell_words(None) == "unknown: no pixel spacing in this file"
     assert markup.cell_words((12.4, 9.6)) == "12 × 10 mm: nothing smaller than this can be located"
-
-
-def _profile(*arguments: object) -> str:
-    html = markup.profile(*arguments)  # type: ignore[arg-type]
-    return base64.b64decode(re.search(r"base64,([^\"]+)\"", html)[1]).decode()  # type: ignore[index]
-
-
-def test_the_profile_breaks_at_slices_without_an_answer() -> None:
-    drawing = _profile([0.0, 1.0, None, 0.5, 0.5], [False, False, True, False, False], 3, (0.4, 0.6))
-    assert "M0.0 100.0 L250.0 0.0 M750.0 50.0 L1000.0 50.0" in drawing
-    assert "M500.0 84 V100" in drawing
-    assert "M750.0 0 V100" in drawing
-
-
-def test_a_lone_slice_is_still_seen_in_the_profile() -> None:
-    assert "M500.0 20.0 L500.0 20.0" in _profile([None, 0.8, None], [False] * 3, 0, (0.4, 0.6))
 
 
 def test_an_image_without_hounsfield_units_is_not_given_a_window() -> None:
@@ -171,14 +147,3 @@ def test_every_text_color_has_the_contrast_of_wcag_aa() -> None:
         for ground in grounds:
             lighter, darker = sorted((_luminance(color), _luminance(ground)), reverse=True)
             assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (color, ground)
-
-
-@pytest.mark.parametrize(("heights", "words"), [((0, 5), "feet"), ((5, 0), "head")])
-def test_the_profile_says_which_end_of_the_patient_is_left(heights: tuple[float, float], words: str) -> None:
-    def at(height: float | None) -> Slice:
-        plane = None if height is None else Plane((0.0, 0.0, height), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-        pixels = np.zeros((4, 4), np.int16)
-        return Slice(pixels, Scale.HOUNSFIELD, Source("x", "DICOM", "0"), np.zeros((4, 4), np.bool_), plane=plane)
-
-    assert words in markup.left_end(Series(tuple(at(height) for height in heights)))
-    assert markup.left_end(Series((at(None), at(None)))) == ""

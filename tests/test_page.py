@@ -1,6 +1,7 @@
 """The page's logic, without a browser: the real script, real widgets, a model with random weights."""
 
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.testing.v1 import AppTest
 
 from ipfvision.core.annotation import Annotation, Finding, Said
+from ipfvision.core.run_lengths import encode
 from ipfvision.core.slice import PixelSpacing, Plane, Scale, Series, Slice, Source
 from ipfvision.core.window import Window
 from ipfvision.errors import ModelUnusable
 from ipfvision.ui import page_read, session
-from ipfvision.ui.session import Opened, Session
+from ipfvision.ui.session import Drawing, Opened, Session
 from ipfvision.workflow.intake import Intake, Refusal, Upload
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.samples import list_samples
@@ -92,6 +94,13 @@ def block(app: AppTest, name: str) -> str:
     return found
 
 
+def viewer_data(app: AppTest) -> dict[str, Any]:
+    """What the one viewer on the page was given."""
+    (found,) = app.get("bidi_component")
+    data: dict[str, Any] = json.loads(found.proto.json)
+    return data
+
+
 def test_the_empty_page_says_what_to_do_and_what_it_is_not(app: AppTest, reader: Reader) -> None:
     shown = html(quiet(app.run()))
     assert "Research use only. Not a medical device." in shown
@@ -113,88 +122,106 @@ def test_one_slice_gets_an_answer_a_map_and_its_provenance(open_slices: Callable
     shown = html(open_slices(Series((thorax(),))))
     assert any(word in shown for word in ("IPF-like", "Normal-like", "Uncertain"))
     assert "logits" in shown
-    assert 'alt="CT slice with heat map"' in shown
     assert "nothing smaller than this can be located" in shown
     assert "B70f" in shown
     assert "What the model saw" in shown
-    assert "Lung window: center \N{MINUS SIGN}600, width 1500 HU" in shown
 
 
-def test_changing_the_window_changes_the_picture_and_not_the_answer(open_slices: Callable[..., AppTest]) -> None:
+def test_the_viewer_is_told_what_it_shows_and_no_name(open_slices: Callable[..., AppTest], reader: Reader) -> None:
     app = open_slices(Series((thorax(file_window=Window(50, 350)),)))
-    answer, seen = block(app, "ipf-answer"), desk_of(app).seen.copy()
-    assert app.selectbox(key="window").options[:3] == [
-        "Lung (\N{MINUS SIGN}600 / 1500)", "Mediastinum (40 / 400)", "As the file says (50 / 350)",
-    ]  # fmt: skip
-    app.selectbox(key="window").set_value("Custom").run()
-    app.number_input(key="width").set_value(200).run()
-    assert "Custom window: center \N{MINUS SIGN}600, width 200 HU" in html(quiet(app))
-    assert block(app, "ipf-answer") == answer
-    assert desk_of(app).seen == seen
+    data, desk = viewer_data(app), desk_of(app)
+    assert desk.opened is not None
+    assert (data["wire"], data["token"]) == ("/ipfvision/v1", desk.token)
+    assert data["stack"] == {
+        "id": desk.opened.stack(0),
+        "slices": [
+            {
+                "rows": 256, "columns": 256, "scale": "hounsfield", "spacing": [1.4, 1.4], "position_mm": -100.0,
+                "letters": {"left": "R", "right": "L", "top": "A", "bottom": "P"}, "inverted": False, "window": [50, 350],
+            }
+        ],
+        "first_end": None,
+    }  # fmt: skip
+    assert data["probability"] == [desk.readings(0)[0].prediction.probability]
+    assert (data["refused"], data["drawn"], data["annotated"]) == ([False], [False], [False])
+    assert (data["method_words"], data["uncertain_band"]) == ("Grad-CAM", [0.4, 0.6])
+    assert [preset["name"] for preset in data["presets"]] == ["Lung", "Mediastinum"]
+    assert [finding["id"] for finding in data["findings"]] == [finding.value for finding in Finding]
+    assert "DOE" not in json.dumps(data)
 
 
-def test_a_file_without_a_window_offers_none_of_its_own(open_slices: Callable[..., AppTest]) -> None:
-    options = open_slices(Series((thorax(),))).selectbox(key="window").options
-    assert not any("file" in option for option in options)
+def test_the_scan_is_shown_before_the_model_has_answered(app: AppTest, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[float | None]] = []
+    monkeypatch.setattr(page_read, "viewer", lambda _key, data, _moved: shown.append(data["probability"]))
+    desk = Session()
+    desk.open(Opened("files", (Series((thorax(),)),)))
+    app.session_state["ipfvision"] = desk
+    quiet(app.run())
+    assert shown[0] == [None]
+    assert shown[-1] == [desk.readings(0)[0].prediction.probability]
 
 
-def test_a_png_has_no_window_and_says_why(open_slices: Callable[..., AppTest]) -> None:
+def test_a_png_is_said_to_have_no_hounsfield_units(open_slices: Callable[..., AppTest]) -> None:
     app = open_slices(Series((thorax(grey=True),)))
-    assert "This image has no Hounsfield units" in html(app)
-    assert app.selectbox[0].disabled
-    assert not [box for box in app.selectbox if box.key == "window"]
-    app.slider(key="contrast").set_value(200).run()
-    assert "contrast 200%" in html(quiet(app))
+    (one,) = viewer_data(app)["stack"]["slices"]
+    assert (one["scale"], one["spacing"], one["position_mm"], one["letters"]) == ("grey", None, None, None)
+    assert "This image has no Hounsfield units" in app.caption[0].value
 
 
-def test_the_other_class_and_another_method_are_one_click_away(open_slices: Callable[..., AppTest]) -> None:
+def test_another_method_is_one_click_away_and_leaves_the_answer_alone(open_slices: Callable[..., AppTest]) -> None:
     app = open_slices(Series((thorax(),)))
-    app.button_group(key="target").set_value("normal").run()
-    assert "Grad-CAM: evidence for normal lung" in html(quiet(app))
+    answer, version = block(app, "ipf-answer"), viewer_data(app)["map_version"]
     app.selectbox(key="method").set_value("hirescam").run()
-    assert "HiResCAM: evidence for normal lung" in html(quiet(app))
+    data = viewer_data(quiet(app))
+    assert (data["method"], data["method_words"]) == ("hirescam", "HiResCAM")
+    assert data["map_version"] > version
     assert {key[2] for key in desk_of(app).seen} == {"gradcam", "hirescam"}
+    assert block(app, "ipf-answer") == answer
 
 
-def test_the_slices_own_peak_as_scale_comes_with_a_warning(open_slices: Callable[..., AppTest]) -> None:
-    app = open_slices(Series((thorax(),)))
-    assert "5.00+ logits" in html(app)
-    app.selectbox(key="scale").set_value("peak").run()
-    assert "hides magnitude" in app.caption[0].value
-    assert "5.00+ logits" not in html(quiet(app))
-
-
-def test_the_annotation_can_be_outlined_where_there_is_one(open_slices: Callable[..., AppTest]) -> None:
+def test_the_viewer_knows_which_slices_have_annotations_and_drawings(open_slices: Callable[..., AppTest]) -> None:
     mask = np.zeros((256, 256), bool)
     mask[150:170, 60:80] = True
-    scan = thorax()
+    scans = thorax(0), thorax(1)
     annotation = Annotation(mask, Said(Finding.HONEYCOMBING, "synthetic"))
-    app = open_slices(Series((scan,)), **{scan.source.pixel_sha256: [annotation]})
-    assert "Light blue: honeycombing (annotation)" in html(app)
-    app.toggle(key="annotation").set_value(False).run()
-    assert "Light blue" not in html(quiet(app))
-
-
-def test_without_an_annotation_no_outline_is_offered(open_slices: Callable[..., AppTest]) -> None:
-    assert [toggle.key for toggle in open_slices(Series((thorax(),))).toggle] == ["whole-folder"]
+    app = open_slices(Series(scans), **{scans[1].source.pixel_sha256: [annotation]})
+    assert viewer_data(app)["annotated"] == [False, True]
+    desk = desk_of(app)
+    assert desk.opened is not None
+    desk.draw(desk.opened.stack(0), 0, Drawing(1, {Finding.OTHER: encode(mask)}))
+    assert viewer_data(quiet(app.run()))["drawn"] == [True, False]
+    np.testing.assert_array_equal(desk_of(app).drawn(0, 0)[0].mask, mask)
 
 
 def test_a_slice_that_is_refused_has_a_reason_and_no_number(open_slices: Callable[..., AppTest]) -> None:
     app = open_slices(Series((thorax(lungs=False),)))
     assert "Not read" in html(app)
-    assert "No map: this slice was not read" in html(app)
+    data = viewer_data(app)
+    assert (data["probability"], data["refused"]) == ([None], [True])
     assert [button.key for button in app.download_button] == ["save-result"]
 
 
-def test_a_series_is_read_to_its_end_and_drawn_as_a_profile(open_slices: Callable[..., AppTest]) -> None:
+def test_a_series_is_read_to_its_end_and_the_viewer_gets_the_profile(open_slices: Callable[..., AppTest]) -> None:
     app = open_slices(Series((thorax(0), thorax(1), thorax(2, lungs=False), thorax(3)), notes=("Uneven gaps.",)))
     assert len(desk_of(app).seen) == 4
-    shown = html(app)
+    shown, data = html(app), viewer_data(app)
     assert "Slice 3 of 4 at \N{MINUS SIGN}90.0 mm" in shown
     assert "Uneven gaps." in shown
-    assert "3 of 4 slices have one" in shown
-    app.slider[0].set_value(1).run()
-    assert "Slice 1 of 4" in html(quiet(app))
+    assert "Counts of slices, not an answer for the patient." in shown
+    assert [share is None for share in data["probability"]] == data["refused"] == [False, False, True, False]
+    assert (data["map_version"], data["stack"]["first_end"]) == (4, "feet")
+
+
+def test_the_answer_is_that_of_the_slice_on_which_scrolling_came_to_rest(open_slices: Callable[..., AppTest]) -> None:
+    app = open_slices(Series((thorax(0), thorax(1))))
+    desk = desk_of(app)
+    assert viewer_data(app)["slice"] == 1
+    desk.show(0, 0)
+    assert "Slice 1 of 2" in html(quiet(app.run()))
+    assert (viewer_data(app)["slice"], viewer_data(app)["slice_command"]) == (0, 0)
+    for nonsense in (None, -1, 2, 10**9):
+        desk.show(0, nonsense)
+    assert desk.on_screen(0) == 0
 
 
 def test_the_slice_that_looks_most_like_ipf_is_one_click_away(open_slices: Callable[..., AppTest]) -> None:
@@ -203,6 +230,7 @@ def test_the_slice_that_looks_most_like_ipf_is_one_click_away(open_slices: Calla
     highest = max(range(3), key=lambda index: readings[index].prediction.probability or 0)
     app.button(key="highest").click().run()
     assert f"Slice {highest + 1} of 3" in html(quiet(app))
+    assert (viewer_data(app)["slice"], viewer_data(app)["slice_command"]) == (highest, 1)
 
 
 def test_cancel_stops_a_series_and_resume_goes_on(open_slices: Callable[..., AppTest], app: AppTest) -> None:
@@ -235,8 +263,8 @@ def test_without_a_model_the_scan_is_still_shown(app: AppTest, monkeypatch: pyte
     app.session_state["ipfvision"] = desk
     shown = html(quiet(app.run()))
     assert "install the model again" in shown
-    assert 'alt="CT slice"' in shown
-    assert app.selectbox(key="window").options
+    assert viewer_data(app)["stack"]["slices"]
+    assert viewer_data(app)["uncertain_band"] is None
     assert not app.download_button
 
 
@@ -244,7 +272,7 @@ def test_files_that_were_not_read_are_listed_and_do_not_stop_the_others(open_sli
     app = open_slices(Series((thorax(),)), refusals=(Refusal("notes.txt", "Not an image."),))
     assert "notes.txt" in html(app)
     assert "Not an image." in html(app)
-    assert 'alt="CT slice with heat map"' in html(app)
+    assert viewer_data(app)["stack"]["slices"]
 
 
 def test_when_nothing_was_read_the_page_says_so(open_slices: Callable[..., AppTest]) -> None:
@@ -273,6 +301,7 @@ def test_an_upload_is_taken_in_and_its_bytes_are_let_go(app: AppTest, reader: Re
     app.button(key="close").click().run()
     assert desk_of(quiet(app)).opened is None
     assert not desk_of(app).seen
+    assert not app.get("bidi_component")
     assert "Drop axial chest CT slices" in html(app)
 
 
@@ -283,12 +312,11 @@ def test_every_sample_is_offered_as_a_picture(app: AppTest, reader: Reader) -> N
     sample = next(sample for sample in samples if sample.mask is not None and sample.path.suffix == ".dcm")
     app.button(key=f"sample-{sample.path.stem}").click().run()
     assert "Expected: IPF-like" in html(quiet(app))
-    assert "(annotation)" in html(app)
-    assert all(finding in html(app) for finding in sample.findings if finding != Finding.GROUND_GLASS.value)
+    assert viewer_data(app)["annotated"] == [True]
 
 
 def test_downloads_name_the_pixels_and_never_the_file(reader: Reader) -> None:
-    document = json.loads(page_read.result_json(reader.card, [reader.read(thorax())], "ipf"))
+    document = json.loads(page_read.result_json(reader.card, [reader.read(thorax())], [None], "ipf"))
     assert document["slices"][0]["file"] is None
     assert document["slices"][0]["source"]["pixel_sha256"].startswith("00abab")
     assert "DOE" not in json.dumps(document)
@@ -304,6 +332,23 @@ def test_a_reading_is_made_once_and_kept_small(reader: Reader, monkeypatch: pyte
     assert first.model_input_png
 
 
+def test_what_was_open_leaves_memory_when_something_else_is_opened(open_slices: Callable[..., AppTest]) -> None:
+    gone = []
+
+    def fresh() -> Series:
+        scans = [thorax(number) for number in range(2)]
+        gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
+        return Series(tuple(scans))
+
+    app = open_slices(fresh())
+    desk = desk_of(app)
+    for _ in range(2):
+        desk.open(Opened("files", (fresh(),)))
+        quiet(app.run())
+    session.collect_cleared()
+    assert [held() is None for held in gone] == [True, True, True, True, False, False]
+
+
 def test_two_readers_never_share_a_desk(reader: Reader) -> None:
     pages = [AppTest.from_file(str(SCRIPT), default_timeout=60) for _ in range(2)]
     desk = Session()
@@ -311,5 +356,6 @@ def test_two_readers_never_share_a_desk(reader: Reader) -> None:
     pages[0].session_state["ipfvision"] = desk
     for app in pages:
         quiet(app.run())
-    assert 'data-pane="slice"' in html(pages[0])
-    assert 'data-pane="slice"' not in html(pages[1])
+    assert viewer_data(pages[0])["token"] == desk.token
+    assert not pages[1].get("bidi_component")
+    assert desk_of(pages[1]).token != desk.token

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
-from conftest import RandomModels
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -300,7 +300,7 @@ def scan() -> Slice:
 
 
 @pytest.fixture(scope="module")
-def random_reader(random_model: RandomModels) -> Reader:
+def random_reader(random_model: Callable[[], Model]) -> Reader:
     return Reader(random_model())
 
 
@@ -357,7 +357,7 @@ class Blind(nn.Module):
         return nn.functional.avg_pool2d(images[:, :1], 16).abs().expand(-1, 2048, -1, -1)
 
 
-def test_a_network_that_only_shows_the_image_fails_randomization(random_model: RandomModels, reading: Reading) -> None:
+def test_a_network_that_only_shows_the_image_fails_randomization(random_model: Callable[[], Model], reading: Reading) -> None:
     network = nn.Sequential(OrderedDict(layer4=Blind(), fc=nn.Linear(2048, 2)))
     with torch.no_grad():
         network.get_submodule("fc").weight.fill_(0.01)
@@ -372,7 +372,7 @@ def test_a_network_that_only_shows_the_image_fails_randomization(random_model: R
     assert result.verdict is Verdict.FAILED
 
 
-def test_every_weight_is_made_random(random_model: RandomModels) -> None:
+def test_every_weight_is_made_random(random_model: Callable[[], Model]) -> None:
     one, other = random_model().network, random_model().network
     nn_trust.randomize(one, torch.Generator().manual_seed(1))
     nn_trust.randomize(other, torch.Generator().manual_seed(1))
@@ -398,7 +398,7 @@ class Rough(nn.Module):
 
 
 @pytest.fixture
-def rough(random_model: RandomModels) -> Model:
+def rough(random_model: Callable[[], Model]) -> Model:
     """A network whose answer is how much of the image is rough."""
     network = nn.Sequential(OrderedDict(layer4=Rough(), fc=nn.Linear(2048, 2)))
     with torch.no_grad():

@@ -23,7 +23,7 @@ from ipfvision.core.annotation import (
     matched,
 )
 from ipfvision.core.rasterize import FARTHEST, fill_polygons
-from ipfvision.core.slice import PixelSpacing, Plane, Series, Slice
+from ipfvision.core.slice import PixelSpacing, Plane, Scale, Series, Slice
 
 LARGEST_ANGLE_DEGREES = 1.0
 """Between the planes of an annotation and a slice that still count as parallel; one degree is 3 mm at the chest wall."""
@@ -562,7 +562,10 @@ def _place_on_images(
     refused: Counter[str] = Counter()
     for item in items:
         alike = [] if item.image_name is None else by_stem.get(stem(item.image_name), [])
-        fitting = [target for target in alike or slices if slices[target].shape == item.image_shape]
+        # A mask's own name says little, but LabelMe and COCO name the image. A DICOM slice may have been exported to it.
+        named = item.image_name is not None and item.on.said.origin != "mask"
+        others = [target for target, scan in slices.items() if not named or scan.scale is Scale.HOUNSFIELD]
+        fitting = [target for target in alike or others if slices[target].shape == item.image_shape]
         size = _size(item.image_shape)
         if alike and not fitting:
             sizes = " and ".join(sorted({_size(slices[target].shape) for target in alike}))
@@ -570,7 +573,7 @@ def _place_on_images(
                 f"drawn on an image of {size} pixels, and the slice of that name has {sizes}; please give an annotation of "
                 "the slice's own size."
             ] += 1
-        elif not alike and len(names[item.on.said.origin]) > 1:
+        elif not alike and (len(names[item.on.said.origin]) > 1 or (named and not others)):
             # One slice of the right size does not make the annotations of a whole collection its own.
             refused["of other images than the open ones; please open the images that the annotation names."] += 1
         elif not fitting:

@@ -6,7 +6,6 @@ name could become a link or an image from another address.
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
 import cv2
@@ -14,14 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction
-from ipfvision.core.overlay import colorbar
 from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.core.window import Window
-
-ANNOTATION = (72, 219, 251)
-"""RGB of an annotation's outline: light blue, which the heat map has nowhere."""
-CONTOUR = (255, 214, 92)
-"""RGB of the heat map's outline: yellow."""
 
 WORDS = {
     Decision.IPF: "IPF-like",
@@ -31,9 +24,6 @@ WORDS = {
 }
 TARGET_WORDS = {"ipf": "IPF", "normal": "normal lung"}
 STATUS_WORDS = {"preliminary": "preliminary, not validated on patients", "released": "released"}
-
-_LINE, _CURVE, _BAND, _QUIET = "#f4f7fa", "#ffb05c", "#cfc8f0", "#aeb8c2"
-"""Colors inside the drawings, which are images and do not see the style sheet."""
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -66,20 +56,10 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
-def picture(content: bytes, description: str, kind: str = "png") -> str:
-    """An <img> that carries its own content; `kind` is "png" or "svg+xml".
-
-    A data URL reaches the browser over the session's own connection, byte for byte, together with the words around it.
-    Drawings are images too, because `st.html` lets no <svg> through.
-    """
+def picture(content: bytes, description: str) -> str:
+    """An <img> that carries its own PNG: it reaches the browser over the session's own connection, byte for byte."""
     encoded = base64.b64encode(content).decode("ascii")
-    return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(description)}">'
-
-
-def _drawing(width: float, height: float, body: str, description: str, stretched: bool = False) -> str:
-    fit = ' preserveAspectRatio="none"' if stretched else ""
-    text = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}"{fit}>{body}</svg>'
-    return picture(text.encode(), description, "svg+xml")
+    return f'<img src="data:image/png;base64,{encoded}" alt="{escape(description)}">'
 
 
 def banner(card: ModelCard | None) -> str:
@@ -115,120 +95,6 @@ def answer(card: ModelCard, prediction: Prediction, where_words: str, warnings: 
     return f'<div class="ipf-answer">{word}{scale}<div class="ipf-reason">{escape(prediction.reason)}{count}</div></div>'
 
 
-def _marks(explanation: Explanation, cell: tuple[float, float] | None) -> str:
-    """The peak as a ring and one cell of the map as a square, in slice pixels: to scale, and not part of any download."""
-    rows, columns = explanation.crop.slice_shape
-    thin = max(rows, columns) / 512
-    width = explanation.crop.width / explanation.cells.shape[1]
-    height = explanation.crop.height / explanation.cells.shape[0]
-    left, top = 10 * thin, rows - 10 * thin - height
-    said = "one cell" if cell is None else f"one cell {cell[0]:.0f} × {cell[1]:.0f} mm"
-    text = f'x="{left + width + 6 * thin:.1f}" y="{rows - 12 * thin:.1f}" font-size="{14 * thin:.1f}" font-family="sans-serif"'
-    drawn = (
-        f'<g fill="none" stroke="{_LINE}"><rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
-        f'stroke-width="{1.2 * thin:.2f}" stroke-dasharray="{3 * thin:.1f}"/></g>'
-        f'<text {text} fill="{_LINE}" stroke="#000" stroke-width="{3 * thin:.2f}" paint-order="stroke">{said}</text>'
-    )
-    peak = explanation.peak_xy()
-    if peak is not None:
-        ring = f'cx="{peak[0] + 0.5}" cy="{peak[1] + 0.5}" r="{9 * thin:.1f}"'
-        for color, thickness in (("#000", 3.2), (_LINE, 1.4)):
-            drawn += f'<circle {ring} fill="none" stroke="{color}" stroke-width="{thickness * thin:.2f}"/>'
-    return _drawing(columns, rows, drawn, "")
-
-
-def _pane(name: str, image: str, caption: str, over: str = "") -> str:
-    return f'<figure data-pane="{name}"><div class="picture">{image}{over}</div><figcaption>{caption}</figcaption></figure>'
-
-
-@dataclass(frozen=True, slots=True)
-class Panes:
-    """Slice and overlay side by side, at one size."""
-
-    slice_png: bytes
-    caption: str
-    below_rem: float = 0.0
-    """Height kept free under the images, for the controls of a series."""
-
-    def _html(self, right: str) -> str:
-        left = _pane("slice", picture(self.slice_png, "CT slice"), f"<span>{escape(self.caption)}</span>")
-        return f'<div class="ipf-panes" style="--below:{self.below_rem:.1f}rem">{left}{right}</div>'
-
-    def without_map(self, instead: str) -> str:
-        return self._html(_pane("overlay", f'<div class="nothing">{escape(instead)}</div>', "<span></span>"))
-
-    def with_map(
-        self, overlay_png: bytes, caption: str, legend_html: str, explanation: Explanation, cell: tuple[float, float] | None
-    ) -> str:
-        """With the heat map on the right, its peak and the size of one cell (in mm) drawn over it."""
-        shown = picture(overlay_png, "CT slice with heat map")
-        return self._html(_pane("overlay", shown, f"<span>{escape(caption)}</span>{legend_html}", _marks(explanation, cell)))
-
-
-def legend(full_scale: float, unit: str) -> str:
-    """The heat map's colors, with the numbers at their ends."""
-    words = unit if unit == "logits" else "(no unit)"
-    bar = picture(png(colorbar(256, 8)), f"colors from 0 to {full_scale:.2g} {unit}")
-    return f'<div class="ipf-legend"><span>0</span>{bar}<span>{number(full_scale, 2)}+ {escape(words)}</span></div>'
-
-
-def left_end(series: Series) -> str:
-    """Which end of the patient the first slice is nearer to, in words; empty without positions (z grows towards the head)."""
-    first, last = series.slices[0].plane, series.slices[-1].plane
-    if first is None or last is None or first.position[2] == last.position[2]:
-        return ""
-    return "Left: towards the feet. " if first.position[2] < last.position[2] else "Left: towards the head. "
-
-
-def profile(
-    probabilities: Sequence[float | None],
-    refused: Sequence[bool],
-    current: int,
-    uncertain_band: tuple[float, float],
-    left: str = "",
-) -> str:
-    """Probability along a series as a small plot.
-
-    Parameters
-    ----------
-    probabilities
-        One per slice; None leaves a gap (not read yet, or refused).
-    refused
-        True where a slice has no answer: a short mark at the foot of the plot.
-    current
-        Index of the slice on screen.
-    left
-        The words of `left_end`.
-    """
-    step = 1000 / max(1, len(probabilities) - 1)
-    low, high = (100 * (1 - value) for value in uncertain_band)
-    path, run = "", list[str]()
-    for index, value in enumerate([*probabilities, None]):
-        if value is not None:
-            run.append(f"{index * step:.1f} {100 * (1 - value):.1f}")
-        elif run:
-            # A lone slice between two gaps is a line of no length: its round cap makes it a dot.
-            path += f"M{run[0]} L{' L'.join(run[1:] or run)} "
-            run.clear()
-    feet = "".join(f"M{index * step:.1f} 84 V100 " for index, gone in enumerate(refused) if gone)
-    fixed = 'fill="none" vector-effect="non-scaling-stroke"'
-    drawn = (
-        f'<path {fixed} d="M0 1 H1000 M0 99 H1000" stroke="#4a5560"/>'
-        f'<rect x="0" y="{high:.1f}" width="1000" height="{low - high:.1f}" fill="{_BAND}" opacity="0.22"/>'
-        f'<path {fixed} d="{path}" stroke="{_CURVE}" stroke-width="2.5" stroke-linecap="round" stroke-linejoin="round"/>'
-        f'<path {fixed} d="{feet}" stroke="{_QUIET}" stroke-width="2"/>'
-        f'<path {fixed} d="M{current * step:.1f} 0 V100" stroke="{_LINE}" stroke-width="2"/>'
-    )
-    read = sum(value is not None for value in probabilities)
-    said = f"Probability along the series: {read} of {len(probabilities)} slices have one, slice {current + 1} is on screen"
-    return (
-        f'<div class="ipf-profile">{_drawing(1000, 100, drawn, said, stretched=True)}'
-        f"<p>{left}Top: IPF-like. Foot: normal-like. Band: uncertain. White: this slice. "
-        "Gap: not read yet, or refused (mark).</p>"
-        "</div>"
-    )
-
-
 def word_only(word: str, where_words: str, sentence: str) -> str:
     """In the place of the answer: one word that is no answer, and why."""
     head = f'<div class="ipf-word">{escape(word)}<small>{escape(where_words)}</small></div>'
@@ -258,18 +124,6 @@ def series_words(series: Series) -> str:
 def plural(count: int, noun: str) -> str:
     """Count something: 1 slice, 2 slices."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def map_caption(explanation: Explanation, method: str, contour: bool, drawn_from: float, findings: Sequence[str]) -> str:
-    """What the picture on the right shows. Below `drawn_from`, in the map's own unit, nothing is drawn."""
-    what = f"{method}: evidence for {TARGET_WORDS[explanation.target]}" + (", yellow outline" if contour else "")
-    if explanation.peak == 0:
-        what += ". Empty: nothing on this slice speaks for it"
-    elif explanation.peak < drawn_from:
-        what += f". Too weak to draw: its peak, {number(explanation.peak, 2)}, is below the threshold. Ring: peak"
-    else:
-        what += ". Ring: peak"
-    return what + (f". Light blue: {', '.join(findings)} (annotation)" if findings else "")
 
 
 def welcome() -> str:
@@ -319,7 +173,8 @@ def facts(rows: Mapping[str, str]) -> str:
 def listing(heading: str, sentences: Iterable[str], kind: str = "warning") -> str:
     """A heading and a list; nothing at all where there is nothing to say. `kind` is "warning" or "note"."""
     items = "".join(f'<li class="{kind}">{escape(sentence)}</li>' for sentence in sentences)
-    return f'<p class="ipf-heading">{escape(heading)}</p><ul class="ipf-list">{items}</ul>' if items else ""
+    head = f'<p class="ipf-heading">{escape(heading)}</p>' if heading else ""
+    return f'{head}<ul class="ipf-list">{items}</ul>' if items else ""
 
 
 def refusals(files: Sequence[tuple[str, str]]) -> str:

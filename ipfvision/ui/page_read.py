@@ -4,28 +4,29 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from ipfvision.core.annotation import Annotation, Finding
-from ipfvision.core.findings import Decision, Explanation, ModelCard
-from ipfvision.core.overlay import display_grey, outline, overlay
-from ipfvision.core.slice import Series, Slice
-from ipfvision.ui import controls, markup, session
-from ipfvision.ui.controls import MapView
+from ipfvision.core.annotation import OnSlice
+from ipfvision.core.findings import ModelCard
+from ipfvision.core.slice import Scale, Series, Slice
+from ipfvision.ui import compare, markup, routes, session
 from ipfvision.ui.session import Opened, Seen, Session
 from ipfvision.ui.slot import Slot
-from ipfvision.workflow.reading import METHODS, Reading, result
+from ipfvision.ui.viewer import rested_on, viewer, wire
+from ipfvision.workflow.reading import METHODS, Reading, picture_png
 from ipfvision.workflow.samples import list_samples
+from ipfvision.workflow.scoring import scored_result
 
-SERIES_REM = 10.2
-"""Height kept free under the images for a series' slider, profile and progress."""
 SAMPLES_IN_A_ROW = 5
-REDRAW_SECONDS = 0.4
-"""Between two drawings of the profile while a series is read."""
+REDRAW_SECONDS = 1.0
+"""Between two script runs while a series is read: the viewer then gets what was found."""
+NO_HU = "This image has no Hounsfield units, which PNG and JPEG files do not have: only brightness and contrast can be set."
+TARGET = "ipf"
+"""The class whose evidence the downloads show."""
 
 
 def draw(banner: Slot) -> None:
@@ -120,10 +121,6 @@ class Here:
         return self.desk.any_reading(self.chosen, index)
 
 
-def _slider_key(desk: Session, chosen: int) -> str:
-    return f"slice-{desk.count}-{chosen}"
-
-
 def _choose_series(desk: Session, opened: Opened) -> int:
     if len(opened.series) == 1:
         return 0
@@ -131,94 +128,94 @@ def _choose_series(desk: Session, opened: Opened) -> int:
     return st.selectbox("Series", range(len(names)), format_func=names.__getitem__, key=f"series-{desk.count}")
 
 
-def _choose_slice(desk: Session, chosen: int, series: Series) -> int:
-    """Index of the slice on screen; a series opens in its middle."""
-    count = len(series.slices)
-    if count == 1:
-        return 0
-    key = _slider_key(desk, chosen)
-    st.session_state.setdefault(key, count // 2 + 1)
-    return int(st.slider("Slice", 1, count, key=key, label_visibility="collapsed")) - 1
-
-
 def _read(desk: Session, opened: Opened, banner: Slot) -> None:
     with st.sidebar:
         chosen = _choose_series(desk, opened)
-        grey_place, map_place = st.container(), st.container()
-    answer_place, panes_place = Slot(), Slot()
-    along, beside = st.columns([4, 1])
-    with along:
-        here = Here(desk, opened, chosen, _choose_slice(desk, chosen, opened.series[chosen]))
-        profile_place = Slot()
+        method = st.selectbox(
+            "Method of the map", list(METHODS), format_func=METHODS.__getitem__, key="method", persist_state="session"
+        )
+        along = st.container(key="along")
+        if opened.series[chosen].slices[0].scale is Scale.GREY:
+            st.caption(NO_HU)
+        compare.ask(desk)
+    here = Here(desk, opened, chosen, desk.on_screen(chosen))
     scan = here.scan
-    with grey_place:
-        view = controls.grey_view(scan)
-    grey = display_grey(scan, view.window, view.brightness)
-    panes = markup.Panes(markup.png(grey), view.caption, SERIES_REM if here.stacked else 0.0)
-
-    if here.any_reading(here.index) is None:
+    seen, known = desk.seen.get((chosen, here.index, method)), here.any_reading(here.index)
+    answer_place, strip_place = Slot(), Slot()
+    if desk.card is not None and known is not None:
+        warnings = len(known.warnings) + len(here.series.notes)
+        answer_place.html(markup.answer(desk.card, known.prediction, here.words, warnings))
+    else:
         # The scan is on screen before the model has loaded or answered.
         answer_place.html(markup.word_only("Reading", here.words, "The model is looking at this slice."))
-        panes_place.html(panes.without_map("Reading"))
+    found = None if seen is None else desk.score(chosen, here.index, seen.reading)
+    if seen is not None and found is not None:
+        compare.strip(strip_place, desk, here.chosen, here.index, seen.reading, found)
+    _view(here, method)
     card, unusable = session.card_or_reason()
     banner.html(markup.banner(card))
     if card is None:
         answer_place.html(markup.word_only("No answer", here.words, unusable))
-        panes_place.html(panes.without_map("No map without a model"))
         _details(here, None, None)
         return
-
-    annotations = opened.annotations.get(scan.source.pixel_sha256, ())
-    with map_place:
-        choice = controls.map_view(METHODS, bool(annotations))
-    seen = desk.read(chosen, here.index, choice.method)
-    answer_place.html(markup.answer(card, seen.reading.prediction, here.words, len(scan.warnings) + len(here.series.notes)))
-    explanation = seen.reading.explanations.get(choice.target)
-    picture = None
-    if explanation is None:
-        panes_place.html(panes.without_map("No map: this slice was not read"))
-    else:
-        shown = annotations if choice.annotation else ()
-        full_scale = choice.full_scale(card, explanation)
-        picture = markup.png(paint(grey, explanation, full_scale, choice, shown))
-        drawn_from = choice.threshold * full_scale
-        caption = markup.map_caption(explanation, METHODS[choice.method], choice.contour, drawn_from, _findings(opened, shown))
-        legend = markup.legend(full_scale, explanation.unit)
-        panes_place.html(panes.with_map(picture, caption, legend, explanation, explanation.cell_mm(scan.spacing)))
+    if seen is None:
+        desk.read(chosen, here.index, method)
+        st.rerun()
+    explanation = seen.reading.explanations.get("ipf")
     if explanation is not None:
         peak, cell = markup.peak_words(explanation), markup.cell_words(explanation.cell_mm(scan.spacing))
-        st.html(markup.facts({"Peak of the map": peak, "One cell of the map": cell}))
-    _downloads(here, card, choice, picture)
+        st.html(markup.facts({"Peak of the map for IPF": peak, "One cell of the map": cell}))
+    bar, unfinished = None, False
+    if found is not None:
+        bar = compare.details(desk, card, seen.reading, found, desk.annotations(chosen, here.index))
+        if here.stacked:
+            unfinished = compare.profile(desk, chosen, here.index)
+    _downloads(here, card, seen.reading, method)
     _details(here, card, seen)
+    # What takes long comes last, so that nothing on the page waits for it.
+    if bar is not None:
+        compare.go_on_checking(desk, bar)
     if here.stacked:
-        _read_series(here, card, choice.method, profile_place, beside)
+        with along:
+            _read_series(here, method)
+    if unfinished:
+        st.rerun()
 
 
-def _findings(opened: Opened, annotations: Sequence[Annotation]) -> list[str]:
-    """What outlined annotations show. A sample's single mask holds all of its findings but the ground glass."""
-    if annotations and opened.sample is not None:
-        return [finding for finding in opened.sample.findings if finding != Finding.GROUND_GLASS.value]
-    return [annotation.said.finding.value for annotation in annotations]
+def _view(here: Here, method: str) -> None:
+    """The viewer, with what is known by now."""
+    desk, stack, count = here.desk, here.opened.stack(here.chosen), len(here.series.slices)
+    key = f"viewer-{stack}"
+    data = {
+        "wire": routes.base_path(),
+        "token": desk.token,
+        "stack": wire.stack(here.series, stack),
+        "slice": here.index,
+        "slice_command": desk.commands,
+        **wire.answers([here.any_reading(number) for number in range(count)]),
+        "uncertain_band": None if desk.card is None else list(desk.card.uncertain_band),
+        "method": method,
+        "method_words": METHODS[method],
+        "findings": wire.FINDINGS,
+        "panes": ["ct", "map"],
+        "presets": wire.PRESETS,
+        "map_version": len(desk.seen),
+        "annotated": [bool(desk.from_files(here.chosen, number)) for number in range(count)],
+        "annotation_version": desk.annotation_version,
+        "drawn": [desk.drawing(stack, number).revision > 0 for number in range(count)],
+    }
+    # Streamlit keeps callbacks for as long as the session lives: they must not hold the scan.
+    viewer(key, data, partial(_rested, desk, here.chosen, key))
 
 
-def paint(
-    grey: npt.NDArray[np.uint8], explanation: Explanation, full_scale: float, choice: MapView, annotations: Sequence[Annotation]
-) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB: the picture on the right, and the one in the download."""
-    heatmap = explanation.heatmap()
-    if choice.contour:
-        at_least = max(choice.threshold * full_scale, float(np.finfo(np.float32).tiny))
-        picture = outline(grey, heatmap >= at_least, markup.CONTOUR)
-    else:
-        picture = overlay(grey, heatmap, full_scale, choice.opacity, choice.threshold)
-    for annotation in annotations:
-        picture = outline(picture, annotation.mask, markup.ANNOTATION)
-    return picture
+def _rested(desk: Session, chosen: int, key: str) -> None:
+    desk.show(chosen, rested_on(key))
 
 
 def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
     """Warnings, what was not read, and where the slice comes from."""
-    warnings = markup.listing("Warnings for this slice", here.scan.warnings)
+    said = here.scan.warnings if seen is None else seen.reading.warnings
+    warnings = markup.listing("Warnings for this slice", said)
     warnings += markup.listing("About the series", here.series.notes)
     if warnings:
         st.html(warnings)
@@ -233,84 +230,79 @@ def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
             picture.html(markup.model_input(seen.model_input_png))
 
 
-def _downloads(here: Here, card: ModelCard, choice: MapView, picture: bytes | None) -> None:
-    """Buttons for what is on screen. File names hold the pixels' hash, never the upload's name."""
-    this = here.desk.read(here.chosen, here.index, choice.method).reading
-    name = f"ipfvision_{this.scan.source.pixel_sha256[:12]}_{choice.target}_{choice.method}"
+def _downloads(here: Here, card: ModelCard, reading: Reading, method: str) -> None:
+    """Buttons for what belongs to this slice. File names hold the pixels' hash, never the upload's name."""
+    name = f"ipfvision_{reading.scan.source.pixel_sha256[:12]}_{TARGET}_{method}"
     row = st.container(horizontal=True)
 
-    def offer(label: str, key: str, file: str, content: bytes | str | Callable[[], str]) -> None:
+    def offer(label: str, key: str, file: str, content: Callable[[], bytes | str]) -> None:
+        # Each is made when it is asked for.
         mime = "image/png" if file.endswith(".png") else "application/json"
         row.download_button(label, content, file, mime, key=key, on_click="ignore", icon=":material/download:")
 
-    if picture is not None:
-        offer("Overlay (PNG)", "save-overlay", f"{name}.png", picture)
-    offer("Result (JSON)", "save-result", f"{name}.json", result_json(card, [this], choice.target))
+    if reading.explanations:
+        offer("Overlay in the lung window (PNG)", "save-overlay", f"{name}.png", lambda: picture_png(card, reading, TARGET))
+    given = here.desk.annotations(here.chosen, here.index)
+    offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], [given], TARGET))
     if here.stacked:
+        desk, chosen = here.desk, here.chosen
 
         def series_json() -> str:
-            return result_json(card, here.desk.readings(here.chosen, choice.method), choice.target)
+            read = [(number, desk.any_reading(chosen, number, method)) for number in range(desk.length(chosen))]
+            drawn = [desk.annotations(chosen, number) for number, one in read if one is not None]
+            return result_json(card, [one for _, one in read if one is not None], drawn, TARGET)
 
-        # Made when it is asked for: finding the peaks of a long series takes a second.
         offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)
 
 
-def result_json(card: ModelCard, readings: Sequence[Reading], target: str) -> str:
+def result_json(
+    card: ModelCard, readings: Sequence[Reading], annotations: Sequence[Sequence[OnSlice] | None], target: str
+) -> str:
     """The result as the command line writes it, but without file names: downloads travel, and a name may name a patient."""
-    document = result(card, readings, target)
+    document = scored_result(card, readings, annotations, target)
     for entry in document["slices"]:
         entry["file"] = None
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
-def _read_series(here: Here, card: ModelCard, method: str, profile_place: Slot, beside: DeltaGenerator) -> None:
-    """Read the slices that were not read yet, one at a time, and draw the profile as it grows.
+def _read_series(here: Here, method: str) -> None:
+    """Read the slices that were not read yet, one at a time; the page is drawn again every now and then with what was found.
 
     Any click ends this script run at its next drawing; the run that follows goes on where this one stopped. Cancel also sets
     `paused`, which keeps the next run from going on.
     """
     desk, count = here.desk, len(here.series.slices)
-    left = markup.left_end(here.series)
-
-    def draw_profile() -> None:
-        found = [here.any_reading(number) for number in range(count)]
-        shares = [None if reading is None else reading.prediction.probability for reading in found]
-        refused = [reading is not None and reading.prediction.decision is Decision.REFUSED for reading in found]
-        profile_place.html(markup.profile(shares, refused, here.index, card.uncertain_band, left))
-
-    draw_profile()
     pending = [number for number in range(count) if here.any_reading(number) is None]
     done = count - len(pending)
     if not pending:
-        _series_summary(here, beside)
+        _series_summary(here)
         return
-    bar = beside.progress(done / count, f"{done} of {count} slices read")
+    bar = st.progress(done / count, f"{done} of {count} slices read")
     if desk.paused:
-        beside.button(f"Read the other {len(pending)}", key="resume", on_click=desk.resume, width="stretch")
+        st.button(f"Read the other {len(pending)}", key="resume", on_click=desk.resume, width="stretch")
         return
-    beside.button("Cancel", key="cancel", on_click=desk.pause, width="stretch")
-    drawn = time.monotonic()
+    st.button("Cancel", key="cancel", on_click=desk.pause, width="stretch")
+    begun = time.monotonic()
     for nth, number in enumerate(pending, start=done + 1):
         desk.read(here.chosen, number, method)
         _show(bar, "Read slice", nth, count)
-        if time.monotonic() - drawn > REDRAW_SECONDS:
-            draw_profile()
-            drawn = time.monotonic()
+        if time.monotonic() - begun > REDRAW_SECONDS:
+            break
     st.rerun()
 
 
-def _series_summary(here: Here, place: DeltaGenerator) -> None:
+def _series_summary(here: Here) -> None:
     """How the slices of a series were answered, and the way to the one that looks most like IPF."""
     predictions = [reading.prediction for reading in here.desk.readings(here.chosen)]
-    place.html(markup.series_summary([prediction.decision for prediction in predictions]))
+    st.html(markup.series_summary([prediction.decision for prediction in predictions]))
     shares = [-1.0 if prediction.probability is None else prediction.probability for prediction in predictions]
     highest = int(np.argmax(shares))
     if shares[highest] >= 0:
-        place.button(
+        st.button(
             f"Go to the highest: {highest + 1}",
             key="highest",
             help="The slice that looks most like IPF.",
-            on_click=st.session_state.__setitem__,
-            args=(_slider_key(here.desk, here.chosen), highest + 1),
+            on_click=here.desk.go_to,
+            args=(here.chosen, highest),
             width="stretch",
         )

@@ -2,31 +2,49 @@
 
 The model is shared between all readers. Scans, readings and pictures belong to one session and are in no cache; uploads stay in
 memory, and their bytes are let go as soon as their pixels were taken in.
+
+The routes (`ipfvision.ui.routes`) run outside of any script run and reach a desk by its token. The list of tokens holds desks
+weakly: a token dies with its session, and no later than `server.disconnectedSessionTTL` after its tab was closed.
 """
 
-from collections.abc import Mapping, Sequence
+import gc
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from weakref import WeakValueDictionary
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from ipfvision.core.annotation import Annotation
+from ipfvision.core.annotation import Annotation, Finding, OnSlice, Said
 from ipfvision.core.findings import ModelCard
+from ipfvision.core.marks import as_annotations
 from ipfvision.core.overlay import display_grey
-from ipfvision.core.slice import Series
+from ipfvision.core.run_lengths import decode
+from ipfvision.core.slice import Series, Slice
+from ipfvision.core.trust import Trust
 from ipfvision.core.window import LUNG
 from ipfvision.errors import ModelUnusable
 from ipfvision.ui.markup import png
-from ipfvision.workflow.intake import Progress, Refusal, Upload, take_in
+from ipfvision.workflow.annotations import Annotated, split_uploads, take_in_annotations
+from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reading import METHODS, Reader, Reading
 from ipfvision.workflow.samples import SampleScan, sample_annotations
+from ipfvision.workflow.scoring import Scored, score
+from ipfvision.workflow.trust import Step, checking
+from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
 THUMBNAIL_PIXELS = 240
+MOST_RUNS = 16_000_000
+"""Of all drawings of one session, in run lengths: 64 MB."""
 _KEY = "ipfvision"
 
 
@@ -40,6 +58,16 @@ class Opened:
     annotations: Mapping[str, Sequence[Annotation]] = field(default_factory=dict)
     """By the SHA-256 of the pixels that they belong to."""
     sample: SampleScan | None = None
+    identity: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Part of the names that its series have on the wire: never used again, so no late answer lands on another scan."""
+
+    def stack(self, series: int) -> str:
+        """Name of a series on the wire."""
+        return f"{self.identity}-{series}"
+
+    def find_stack(self, name: str) -> int | None:
+        """The series that goes by this name."""
+        return next((series for series in range(len(self.series)) if self.stack(series) == name), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,10 +80,37 @@ class Seen:
     """The image that the model saw; None if the slice was refused."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """What the reader drew on one slice."""
+
+    revision: int = 0
+    """Counts the times it was saved; 0 is "nothing drawn yet"."""
+    findings: Mapping[Finding, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    """Run lengths (`ipfvision.core.run_lengths`)."""
+
+    @property
+    def length(self) -> int:
+        return sum(len(runs) for runs in self.findings.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """The checks of one map, under way: a script run that ends leaves them where they are, and the next one goes on."""
+
+    key: str
+    """`ipfvision.workflow.trust.trust_key`."""
+    steps: Generator[Step, None, Trust]
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Session:
     """One reader's desk."""
 
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    """256 random bits: who knows them may fetch what is open."""
+    session_id: str = ""
+    """Streamlit's name for the session, once it is known."""
     opened: Opened | None = None
     count: int = 0
     """How often the desk was cleared: part of the keys of widgets that belong to what is open."""
@@ -67,12 +122,44 @@ class Session:
     """True after the reader stopped the reading of a series."""
     whole_folder: bool = False
     """The uploader asks for a folder instead of files."""
+    drawings: dict[tuple[str, int], Drawing] = field(default_factory=dict)
+    """By the series' name on the wire, and slice."""
+    shown: dict[int, int] = field(default_factory=dict)
+    """Index of the slice on screen, by series."""
+    commands: int = 0
+    """How often the page, and not the reader, chose the slice on screen."""
+
+    annotated: Annotated | None = None
+    """What annotation files say of what is open."""
+    with_marks: bool = False
+    """Marks that were found on the pictures count as annotations."""
+    wanted: tuple[str, ...] = ()
+    """Names of the annotations that are shown and compared with (`annotation_name`); all of them if there is none."""
+    annotation_version: int = 0
+    """Grows with every change of what annotations there are, and which of them count."""
+    scores: dict[tuple[object, ...], Scored] = field(default_factory=dict)
+    """By series, slice and what was compared."""
+    choices: int = 0
+    """How often the choice of annotations was forgotten: part of the keys of its widgets."""
+    trust: dict[str, Trust] = field(default_factory=dict)
+    """By `ipfvision.workflow.trust.trust_key`."""
+    check: Check | None = None
+    """Checks that are under way."""
 
     def clear(self) -> None:
-        """Forget everything that is open, everything that was read of it, and what waits in the uploader."""
+        """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
         _let_go(self.upload_key)
+        _let_go(self.annotation_key)
+        self.forget_annotations()
+        self.with_marks = False
+        self.trust.clear()
+        self.check = None
+        if self.opened is not None:
+            _cleared.set()
         self.opened = None
         self.seen.clear()
+        self.drawings.clear()
+        self.shown.clear()
         self.paused = False
         self.count += 1
 
@@ -81,14 +168,44 @@ class Session:
         """Key of the uploader: a new one each time makes it empty again."""
         return f"upload-{self.count}-{'folder' if self.whole_folder else 'files'}"
 
+    @property
+    def annotation_key(self) -> str:
+        """Key of the uploader for annotations."""
+        return f"annotations-{self.count}-{self.annotation_version}"
+
     def open(self, opened: Opened) -> None:
         self.clear()
         self.opened = opened
 
     def open_uploads(self, files: Sequence[UploadedFile], progress: Progress | None = None, folder: str | None = None) -> None:
-        """Take in what was dropped, or a whole `folder` by that name, then let go of the files' bytes."""
-        intake = take_in((Upload(file.name, file.getvalue(), folder) for file in files), progress)
-        self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, intake.refusals))
+        """Take in what was dropped, or a whole `folder` by that name, then let go of the files' bytes.
+
+        Scans and annotations that were dropped together go their ways.
+        """
+        scans, annotations = split_uploads(Upload(file.name, file.getvalue(), folder) for file in files)
+        intake = take_in(scans, progress)
+        annotated = take_in_annotations(annotations, intake.series) if annotations else None
+        refusals = intake.refusals if annotated is None or intake.series else (*intake.refusals, *annotated.refusals)
+        self.open(Opened("1 file" if len(files) == 1 else f"{len(files)} files", intake.series, refusals))
+        self.annotated = annotated
+
+    def add_annotations(self, files: Sequence[UploadedFile], progress: Progress | None = None) -> None:
+        """Take in annotation files for what is open, beside those that are there, then let go of the files' bytes."""
+        series = () if self.opened is None else self.opened.series
+        found = take_in_annotations([Upload(file.name, file.getvalue()) for file in files], series, progress)
+        _let_go(self.annotation_key)
+        self.annotated = found if self.annotated is None else self.annotated.joined(found)
+        self._annotations_changed()
+
+    def forget_annotations(self) -> None:
+        """Let go of what annotation files said; what was drawn here, and marks on the picture, stay."""
+        self.annotated, self.wanted = None, ()
+        self.choices += 1
+        self._annotations_changed()
+
+    def _annotations_changed(self) -> None:
+        self.scores.clear()
+        self.annotation_version += 1
 
     def open_sample(self, sample: SampleScan) -> None:
         """Open a sample scan, with the annotation that belongs to it."""
@@ -110,6 +227,128 @@ class Session:
         """How many slices a series has."""
         return 0 if self.opened is None else len(self.opened.series[series].slices)
 
+    def scan(self, series: int, index: int) -> Slice:
+        """One slice of what is open. Raises ValueError if nothing is."""
+        if self.opened is None:
+            raise ValueError("nothing is open")
+        return self.opened.series[series].slices[index]
+
+    def on_screen(self, series: int) -> int:
+        """Index of the slice on screen; a series opens in its middle."""
+        return self.shown.get(series, self.length(series) // 2)
+
+    def show(self, series: int, index: int | None) -> None:
+        """Note on which slice scrolling came to rest; nothing for what is no index."""
+        if index is not None and 0 <= index < self.length(series):
+            self.shown[series] = index
+
+    def go_to(self, series: int, index: int) -> None:
+        """Make the viewer show this slice."""
+        self.show(series, index)
+        self.commands += 1
+
+    def drawing(self, stack: str, index: int) -> Drawing:
+        """What is drawn on a slice; an empty one, at revision 0, where nothing is."""
+        return self.drawings.get((stack, index), Drawing())
+
+    def draw(self, stack: str, index: int, drawing: Drawing) -> bool:
+        """Keep a drawing; False, and nothing kept, if all drawings together would become too large."""
+        others = sum(one.length for where, one in list(self.drawings.items()) if where != (stack, index))
+        if others + drawing.length > MOST_RUNS:
+            return False
+        self.drawings[stack, index] = drawing
+        return True
+
+    def drawn(self, series: int, index: int) -> tuple[Annotation, ...]:
+        """The reader's own annotations of a slice, one for each finding that has any pixel."""
+        if self.opened is None:
+            return ()
+        shape, findings = self.scan(series, index).shape, self.drawing(self.opened.stack(series), index).findings
+        return tuple(
+            Annotation(decode(runs, shape), Said(finding, "reader", origin="drawn here", matched_by="drawn on this slice"))
+            for finding, runs in findings.items()
+            if len(runs) > 1
+        )
+
+    def from_files(self, series: int, index: int) -> tuple[OnSlice, ...]:
+        """What annotation files, the sample itself, or marks on the picture say of a slice."""
+        opened, annotated = self.opened, self.annotated
+        if opened is None:
+            return ()
+        own = opened.annotations.get(opened.series[series].slices[index].source.pixel_sha256, ())
+        given = () if annotated is None else annotated.by_slice.get((series, index), ())
+        reading = self.any_reading(series, index) if self.with_marks else None
+        found = (*own, *given, *(() if reading is None else as_annotations(reading.marks)))
+        return tuple(one for one in found if not self.wanted or annotation_name(one) in self.wanted)
+
+    def annotations(self, series: int, index: int) -> tuple[OnSlice, ...] | None:
+        """Everything that is annotated on a slice; None if nothing is annotated anywhere in what is open."""
+        if self.opened is None or not (self.opened.annotations or self.annotated or self.drawings or self.with_marks):
+            return None
+        drawn = (one for one in self.drawn(series, index) if not self.wanted or annotation_name(one) in self.wanted)
+        return (*self.from_files(series, index), *drawn)
+
+    def want(self, names: Sequence[str]) -> None:
+        """Show and compare with these annotations only; with all of them if none is named."""
+        self.wanted = tuple(names)
+        self._annotations_changed()
+
+    def names(self) -> tuple[str, ...]:
+        """How the annotations of what is open are called, chosen or not: findings first, then other words by the alphabet."""
+        if self.opened is None:
+            return ()
+        files = () if self.annotated is None else self.annotated.by_slice.values()
+        marks = (as_annotations(reading.marks) for reading in self.every_reading()) if self.with_marks else ()
+        every = (one for those in (*self.opened.annotations.values(), *files, *marks) for one in those)
+        order = {annotation_name(one): (list(Finding).index(one.said.finding), one.said.label.casefold()) for one in every}
+        # Not decoded: only what they are called is asked.
+        for drawing in self.drawings.values():
+            for finding, runs in drawing.findings.items():
+                if len(runs) > 1:
+                    order.setdefault(finding.value, (list(Finding).index(finding), ""))
+        return tuple(sorted(order, key=lambda name: (order[name], name)))
+
+    def compare_with_marks(self, wanted: bool) -> None:
+        """Whether marks that were found on the pictures count as annotations."""
+        self.with_marks = wanted
+        self._annotations_changed()
+
+    def score(self, series: int, index: int, reading: Reading) -> Scored:
+        """Scores of a reading against the annotations of its slice, made once for each choice of them."""
+        key = self._score_key(series, index, reading)
+        if key not in self.scores:
+            self.scores[key] = score(reading, self.annotations(series, index))
+        return self.scores[key]
+
+    def is_scored(self, series: int, index: int, reading: Reading) -> bool:
+        """Whether `score` has its answer ready."""
+        return self._score_key(series, index, reading) in self.scores
+
+    def _score_key(self, series: int, index: int, reading: Reading) -> tuple[object, ...]:
+        revision = 0 if self.opened is None else self.drawing(self.opened.stack(series), index).revision
+        method = reading.explanations["ipf"].method if reading.explanations else ""
+        return series, index, method, self.annotation_version, revision, bool(self.drawings)
+
+    def begin_check(self, key: str, reading: Reading, given: Sequence[OnSlice], target: str) -> None:
+        """Begin to check a map; checks of another one that are under way are given up."""
+        self.check = Check(key, self._checking(model(), reading, given, target))
+
+    def _checking(
+        self, reader: Reader, reading: Reading, given: Sequence[OnSlice], target: str
+    ) -> Generator[Step, None, Trust]:
+        method = next((one.method for one in reading.explanations.values()), "gradcam")
+        # The image that the model saw was not kept: it is read again.
+        return (yield from checking(reader, reader.read(reading.scan, method), given, target))
+
+    def give_up_check(self) -> None:
+        self.check = None
+
+    def every_reading(self) -> Iterator[Reading]:
+        """One reading of each slice that was read."""
+        if self.opened is not None:
+            for series in range(len(self.opened.series)):
+                yield from self.readings(series)
+
     def readings(self, series: int, method: str = "gradcam") -> list[Reading]:
         """What was read of a series so far, in the order of its slices."""
         found = (self.any_reading(series, index, method) for index in range(self.length(series)))
@@ -126,12 +365,19 @@ class Session:
         """The reading of one slice, made at most once. Raises ModelUnusable."""
         key = series, index, method
         if key not in self.seen:
-            if self.opened is None:
-                raise ValueError("nothing is open")
-            reading = model().read(self.opened.series[series].slices[index], method)
+            reading = model().read(self.scan(series, index), method)
             saw = None if reading.model_input is None else png(np.rint(reading.model_input * 255).astype(np.uint8))
             self.seen[key] = Seen(replace(reading, model_input=None), saw)
         return self.seen[key]
+
+
+def annotation_name(one: OnSlice) -> str:
+    """How an annotation is called on the page: its finding, and its own label where that says more."""
+    said = one.said
+    if said.finding is Finding.OTHER and said.label:
+        return said.label
+    known = not said.label or said.label.casefold() in said.finding.value.casefold()
+    return said.finding.value if known else f"{said.finding.value} ({said.label})"
 
 
 def current() -> Session:
@@ -139,7 +385,57 @@ def current() -> Session:
     if _KEY not in st.session_state:
         st.session_state[_KEY] = Session()
     session: Session = st.session_state[_KEY]
+    context = get_script_run_ctx()
+    if context is not None:
+        session.session_id = context.session_id
+    _by_token[session.token] = session
     return session
+
+
+_by_token: WeakValueDictionary[str, Session] = WeakValueDictionary()
+_cleared = threading.Event()
+"""Some desk was cleared since the last collection."""
+_ended: dict[str, float] = {}
+"""By token, when a session was first seen without its tab."""
+
+
+def find(token: str) -> Session | None:
+    """The desk with this token. How long that takes says nothing about any token."""
+    given, found = token.encode(), None
+    for known, desk in list(_by_token.items()):
+        if secrets.compare_digest(known.encode(), given):
+            found = desk
+    return found
+
+
+def release_ended(is_active: Callable[[str], bool], patience_seconds: float) -> None:
+    """Clear the desks whose tab has been gone for as long as Streamlit lets a tab come back, and forget their tokens.
+
+    Parameters
+    ----------
+    is_active
+        Says of a Streamlit session whether a tab is connected to it.
+    """
+    now = time.monotonic()
+    for token, desk in list(_by_token.items()):
+        if is_active(desk.session_id):
+            _ended.pop(token, None)
+        elif now - _ended.setdefault(token, now) > patience_seconds:
+            del _by_token[token]
+            desk.clear()
+    for token in _ended.keys() - _by_token.keys():
+        del _ended[token]
+
+
+def collect_cleared() -> None:
+    """Free the scans of cleared desks now.
+
+    Streamlit ends a script run by raising through it, so frames and exceptions hold each other and what the run had in hand.
+    Python looks for such rings by the number of objects, and a stack of 200 MB is few objects.
+    """
+    if _cleared.is_set():
+        _cleared.clear()
+        gc.collect()
 
 
 @st.cache_resource(show_spinner=False)

@@ -53,6 +53,16 @@ class Annotated:
     labels: Mapping[str, int]
     """How many masks, contours, boxes and points have each label, before any was chosen; "" is for those without one."""
 
+    def joined(self, other: "Annotated") -> "Annotated":
+        """Both, for the same scan; of what both say, the first comes first."""
+        places = sorted({*self.by_slice, *other.by_slice})
+        return Annotated(
+            {place: (*self.by_slice.get(place, ()), *other.by_slice.get(place, ())) for place in places},
+            (*self.refusals, *other.refusals),
+            (*self.notes, *other.notes),
+            dict(Counter(self.labels) + Counter(other.labels)),
+        )
+
 
 def take_in_annotations(
     uploads: Iterable[Upload],

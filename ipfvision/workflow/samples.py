@@ -204,7 +204,9 @@ def sample_annotations(sample: SampleScan) -> tuple[Annotation, ...]:
         return ()
     mask = images.read(sample.mask.read_bytes(), sample.mask.name).pixels > 0.5
     only = [finding for finding in Finding if (finding.value,) == sample.findings]
-    return (Annotation(mask, Said(only[0] if only else Finding.OTHER, READER)),)
+    # The one mask of a sample holds all that was drawn but the ground glass.
+    label = ", ".join(name for name in sample.findings if name != Finding.GROUND_GLASS.value)
+    return (Annotation(mask, Said(only[0] if only else Finding.OTHER, READER, label, "drawn by this program")),)
 
 
 def _draw(recipe: _Recipe) -> list[_DrawnSlice]:

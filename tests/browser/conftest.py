@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import ConsoleMessage, Page, Request, expect
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -20,6 +20,8 @@ QUIET = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 START_SECONDS = 60
+CUT_OFF = ("ERR_INTERNET_DISCONNECTED", "when disconnected from server")
+"""What the browser and Streamlit say when a test takes the connection away."""
 PATIENCE_MS = 60_000
 """The first reading of a server loads the model, on a machine that runs other tests beside."""
 
@@ -47,10 +49,10 @@ def free_port() -> int:
         return port
 
 
-def start_app(log: Path) -> tuple[subprocess.Popen[bytes], str]:
+def start_app(log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start the app as `make app` does, on a free port, and wait until it answers."""
     address = f"http://localhost:{free_port()}"
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true", *options]
     command.append(f"--server.port={address.rpartition(':')[2]}")
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
@@ -85,9 +87,13 @@ def reading_room(page: Page, address: str) -> Iterator[Page]:
         if not request.url.startswith((f"{address}/", "data:", f"blob:{address}/")):
             strangers.append(request.url)
 
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and not any(words in message.text for words in CUT_OFF):
+            errors.append(message.text)
+
     page.on("request", look)
     page.on("websocket", lambda socket_: None if socket_.url.startswith(f"ws://{host}/") else strangers.append(socket_.url))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_viewport_size({"width": 1366, "height": 768})
     page.set_default_timeout(PATIENCE_MS)

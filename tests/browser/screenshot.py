@@ -22,7 +22,7 @@ def take(page: Page, address: str, sample: str) -> bytes:
     """Open a sample and take a picture of the finished page."""
     page.goto(address)
     page.locator(f".st-key-sample-{sample} button").click()
-    page.locator('[data-pane="overlay"] .picture img').first.wait_for(timeout=120_000)
+    page.locator('.pane[data-pane="map"] .legend .scale').wait_for(timeout=120_000)
     page.locator('[data-testid="stDownloadButton"]').first.wait_for()
     page.mouse.move(SIZE[0] - 2, SIZE[1] - 2)
     page.wait_for_timeout(1000)
