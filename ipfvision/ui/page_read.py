@@ -35,14 +35,18 @@ def draw(banner: Slot) -> None:
     with st.sidebar:
         st.title("ipfvision", anchor=False)
         _input(desk)
+    # In one place, so that it goes at once when a scan comes: what a new run has not replaced yet would push the images down.
+    start = st.empty()
     if desk.opened is not None and desk.opened.series:
+        start.empty()
         _read(desk, desk.opened, banner)
         return
-    if desk.opened is None:
-        st.html(markup.welcome())
-    else:
-        st.html(markup.nothing_read([(refusal.file, refusal.reason) for refusal in desk.opened.refusals]))
-    _samples(desk)
+    with start.container():
+        if desk.opened is None:
+            st.html(markup.welcome())
+        else:
+            st.html(markup.nothing_read([(refusal.file, refusal.reason) for refusal in desk.opened.refusals]))
+        _samples(desk)
     # The reader is looking for a file now: a good moment to load the model.
     card, _ = session.card_or_reason()
     banner.html(markup.banner(card))

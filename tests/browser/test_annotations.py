@@ -56,7 +56,7 @@ def test_a_scan_dropped_with_its_annotation_gives_the_numbers_of_the_command_lin
     chances = reading_room.locator(".ipf-card small").all_inner_texts()
     assert chances[0] == f"by chance {100 * found['pointing_chance']:.0f} %"
     # The viewer fetched the outline, names it beside the map, and draws it there and not on the plain CT.
-    expect(reading_room.get_by_text("(mask)")).to_have_count(1)
+    expect(reading_room.locator(".ipf-viewer").get_by_text("Honeycombing", exact=True).locator("visible=true")).to_have_count(1)
     without, with_outline = reading_room.locator("canvas.lines").evaluate_all(LINES)
     assert with_outline > without + 1000
 
