@@ -29,6 +29,7 @@ TARGET = "ipf"
 
 def ask(desk: Session) -> None:
     """In the side bar: a place to drop annotations, what was read of them, and which findings count."""
+    _offer_marks(desk)
     refused = desk.annotated is not None and bool(desk.annotated.refusals)
     with st.expander("Annotations", icon=":material/draw:", expanded=refused):
         files = st.file_uploader(
@@ -65,6 +66,10 @@ def _choose(desk: Session) -> None:
         if tuple(wanted) != desk.wanted:
             desk.want(wanted)
             st.rerun()
+
+
+def _offer_marks(desk: Session) -> None:
+    """Marks that were found on the picture, where there are any: in the open, for the model read the picture without them."""
     marks = sum(len(as_annotations(reading.marks)) for reading in desk.every_reading())
     if marks:
         counts = st.toggle(
