@@ -136,6 +136,10 @@ def test_outlines_of_organs_are_told_from_findings(those: list[OnSlice], *, is_o
         assert said == "Not called a finding of fibrosis: rib_left_7, aorta."
 
 
+def test_one_outline_of_several_findings_is_disease() -> None:
+    assert scorecard.other_things([area("honeycombing, reticulation")]) is None
+
+
 def test_many_names_are_cut_short() -> None:
     said = scorecard.other_things([area(f"rib_{number}") for number in range(9)])
     assert said is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 from ipfvision.core.agreement import Agreement
-from ipfvision.core.annotation import Finding, OnSlice
+from ipfvision.core.annotation import Finding, OnSlice, finding_of
 from ipfvision.core.evidence import EvidenceBudget
 from ipfvision.core.findings import Explanation, ModelCard
 from ipfvision.core.plausibility import Plausibility
@@ -139,7 +139,10 @@ def other_things(given: Sequence[OnSlice]) -> str | None:
 
 def names_a_finding(one: OnSlice) -> bool:
     """False if an annotation has a name of its own that is none of the findings: an organ. Marks and plain masks have none."""
-    return one.said.finding is not Finding.OTHER or not one.said.label or one.said.origin == MARK_ORIGIN
+    said = one.said
+    if said.finding is not Finding.OTHER or not said.label or said.origin == MARK_ORIGIN:
+        return True
+    return finding_of(said.label) is not Finding.OTHER  # several findings in one outline
 
 
 def annotations_read(found: Annotated) -> str:
