@@ -20,8 +20,8 @@ QUIET = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 START_SECONDS = 60
-CUT_OFF = ("ERR_INTERNET_DISCONNECTED", "when disconnected from server")
-"""What the browser and Streamlit say when a test takes the connection away."""
+CUT_OFF = ("ERR_INTERNET_DISCONNECTED", "when disconnected from server", "status of 409 (Conflict)")
+"""What the browser and Streamlit say when a test takes the connection away, and when a viewer that comes back meets itself."""
 PATIENCE_MS = 60_000
 """The first reading of a server loads the model, on a machine that runs other tests beside."""
 
