@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--held-out", nargs="+", default=["LIDC-IDRI-0646"], metavar="PATIENT", help="drawn validation")
     train.add_argument("--start", default="astra", help="random, astra, or a checkpoint")
-    train.add_argument("--steps", type=int, default=600)
-    train.add_argument("--cases", type=int, default=4800, help="drawn training examples")
+    train.add_argument("--steps", type=int, default=500)
+    train.add_argument("--cases", type=int, default=6000, help="drawn training examples")
     train.add_argument("--seed", type=int, default=0)
 
     evaluate = commands.add_parser("evaluate", help="calibrate a run on one part of the real pictures, measure on the other")

@@ -30,17 +30,27 @@ from ipfvision.workflow.training import (
     train_run,
 )
 
-TINY = Recipe(start="random", input_shape=(48, 64), steps=4, batch=2, every=2, warm_up=1, frozen=())
+TINY = Recipe(start="random", input_shape=(64, 96), steps=4, coarse_share=0.25, batch=2, every=2, warm_up=1, frozen=())
 
 
 def _examples(count: int = 8) -> Examples:
     rng = np.random.default_rng(0)
     return Examples(
-        rng.integers(0, 256, (count, 48, 64)).astype(np.uint8),
+        rng.integers(0, 256, (count, 64, 96)).astype(np.uint8),
         np.arange(count) % 2 == 0,
-        rng.integers(0, 256, (count, 3, 4)).astype(np.uint8),
-        np.full((count, 3, 4), 255, np.uint8),
+        rng.integers(0, 256, (count, 4, 6)).astype(np.uint8),
+        np.full((count, 4, 6), 255, np.uint8),
     )
+
+
+def test_a_half_sized_example_keeps_its_shares() -> None:
+    examples = _examples()
+    coarse = examples.halved()
+    assert coarse.images.shape == (8, 32, 48)
+    assert coarse.lesions.shape == (8, 2, 3)
+    for whole, half in ((examples.images, coarse.images), (examples.lesions, coarse.lesions)):
+        assert np.allclose(whole.mean(axis=(1, 2)), half.mean(axis=(1, 2)), atol=0.51)
+        assert half[3, 1, 2] == round(whole[3, 2:4, 4:6].mean())
 
 
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path: Path) -> None:
@@ -130,12 +140,12 @@ def test_the_loss_is_finite_when_nothing_is_drawn_or_lit() -> None:
 
 def test_cell_figures_of_a_perfect_and_of_an_empty_map() -> None:
     examples = _examples(2)
-    lesions = np.zeros((2, 3, 4), np.uint8)
+    lesions = np.zeros((2, 4, 6), np.uint8)
     lesions[0, 2, :2] = 255
     examples = Examples(examples.images, np.array([True, False]), lesions, examples.lungs)
     perfect = np.where(lesions > 0, 5.0, -5.0).astype(np.float32)
     figures = cell_figures(perfect, np.array([2.0, -2.0], np.float32), examples)
-    assert figures == {"auroc": 1.0, "pointing_hit": 1.0, "mass_ratio": pytest.approx(6.0), "iou_cells": 1.0}
+    assert figures == {"auroc": 1.0, "pointing_hit": 1.0, "mass_ratio": pytest.approx(12.0), "iou_cells": 1.0}
     empty = cell_figures(np.full_like(perfect, -5), np.array([0.0, 0.0], np.float32), examples)
     assert empty == {"auroc": 0.5, "pointing_hit": 0.0, "mass_ratio": None, "iou_cells": 0.0}
 
