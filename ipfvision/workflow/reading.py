@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction, SignedEvidence
+from ipfvision.core.geometry import Crop
 from ipfvision.core.lungs import Lungs, find_lungs
 from ipfvision.core.marks import Mark, fill_in, find_marks
 from ipfvision.core.overlay import display_grey, overlay
@@ -68,6 +69,24 @@ class Reading:
         return self.scan.warnings if self.filled is None else self.filled.warnings
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """One slice, seen by the model, before any decision or map. Everything after `filled` is None if no lungs were found."""
+
+    lungs: Lungs
+    marks: tuple[Mark, ...]
+    filled: Slice | None
+    image: npt.NDArray[np.float32] | None = None
+    """(rows, columns) in [0, 1]: the model's input."""
+    crop: Crop | None = None
+    features: Any = None
+    """(1, 2048, h, w): layer4's output, for `ipfvision.nn` alone."""
+    margin: float | None = None
+    """z_IPF - z_normal in logits."""
+    margin_with_marks: float | None = None
+    """The same with the marks left in; None if the model sees none of them."""
+
+
 class Reader:
     """A loaded model. Safe to share between threads."""
 
@@ -93,6 +112,35 @@ class Reader:
 
         return cls(load(weights))
 
+    def see(self, scan: Slice) -> Seen:
+        """What the model sees of a slice and what it makes of that: marks, fill, lungs, crop, one pass.
+
+        Reading, measuring and shipping all come through here, so that a card cannot describe another path than the page's.
+        """
+        from ipfvision.nn.classify import run  # noqa: PLC0415
+        from ipfvision.nn.network import to_tensor  # noqa: PLC0415
+        from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
+
+        lungs = find_lungs(scan)
+        marks = find_marks(scan, lungs)
+        filled = None
+        if marks:
+            filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
+            lungs = find_lungs(filled)
+        if lungs.problem is not None:
+            return Seen(lungs, marks, filled)
+        card = self.card
+        image, crop = prepare(grey(filled or scan, card.window), lungs, card.input_shape, card.crop_margin)
+        features, logits = run(self._model, to_tensor(image[None], card))
+        with_marks = None
+        if marks:
+            # The same crop, so that the marks are the only difference.
+            marked, _ = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
+            if (marked != image).any():
+                _, marked_logits = run(self._model, to_tensor(marked[None], card))
+                with_marks = float(marked_logits[0, 0] - marked_logits[0, 1])
+        return Seen(lungs, marks, filled, image, crop, features, float(logits[0, 0] - logits[0, 1]), with_marks)
+
     def read(self, scan: Slice, method: str = "gradcam") -> Reading:
         """Answer and maps for both targets of one slice.
 
@@ -103,32 +151,19 @@ class Reader:
         ValueError
             If the method is not one of `METHODS`.
         """
-        from ipfvision.nn.classify import decide, run  # noqa: PLC0415
+        from ipfvision.nn.classify import decide  # noqa: PLC0415
         from ipfvision.nn.explain import explain, signed_evidence  # noqa: PLC0415
-        from ipfvision.nn.network import to_tensor  # noqa: PLC0415
-        from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
         if method not in METHODS:
             raise ValueError(f"no explanation method {method}; there are {', '.join(METHODS)}")
-        lungs = find_lungs(scan)
-        marks = find_marks(scan, lungs)
-        filled = None
-        if marks:
-            filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
-            lungs = find_lungs(filled)
-        if lungs.problem is not None:
-            return Reading(scan, Prediction(Decision.REFUSED, lungs.problem), {}, None, lungs, marks=marks, filled=filled)
-        card = self.card
-        image, crop = prepare(grey(filled or scan, card.window), lungs, card.input_shape, card.crop_margin)
-        features, logits = run(self._model, to_tensor(image[None], card))
-        prediction = decide(float(logits[0, 0] - logits[0, 1]), card)
-        with_marks = None
-        if marks:
-            # The same crop, so that the marks are the only difference.
-            marked, _ = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
-            if (marked != image).any():
-                _, logits = run(self._model, to_tensor(marked[None], card))
-                with_marks = decide(float(logits[0, 0] - logits[0, 1]), card)
+        seen = self.see(scan)
+        lungs, marks, filled = seen.lungs, seen.marks, seen.filled
+        if seen.image is None or seen.crop is None or seen.margin is None:
+            refused = Prediction(Decision.REFUSED, str(lungs.problem))
+            return Reading(scan, refused, {}, None, lungs, marks=marks, filled=filled)
+        image, crop, features, card = seen.image, seen.crop, seen.features, self.card
+        prediction = decide(seen.margin, card)
+        with_marks = None if seen.margin_with_marks is None else decide(seen.margin_with_marks, card)
         return Reading(
             scan=scan,
             prediction=prediction,
