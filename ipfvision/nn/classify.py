@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ipfvision.core.findings import Decision, ModelCard, Prediction
@@ -14,6 +16,11 @@ def run(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
         features = body(model.network, images)
         logits = model.linear(features.mean(dim=(2, 3)))
     return features.clone(), logits  # a clone outside inference mode may be differentiated
+
+
+def pooled(features: torch.Tensor) -> npt.NDArray[np.float32]:
+    """(N, 2048, h, w) -> (N, 2048): the mean over cells."""
+    return np.asarray(features.mean(dim=(2, 3)).cpu().numpy(), np.float32)
 
 
 def probability(margin: float, temperature: float) -> float:

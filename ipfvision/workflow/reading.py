@@ -81,6 +81,8 @@ class Seen:
     crop: Crop | None = None
     features: Any = None
     """(1, 2048, h, w): layer4's output, for `ipfvision.nn` alone."""
+    pooled: npt.NDArray[np.float32] | None = None
+    """(2048,): its mean over all cells, which the last layer weighs."""
     margin: float | None = None
     """z_IPF - z_normal in logits."""
     margin_with_marks: float | None = None
@@ -117,7 +119,7 @@ class Reader:
 
         Reading, measuring and shipping all come through here, so that a card cannot describe another path than the page's.
         """
-        from ipfvision.nn.classify import run  # noqa: PLC0415
+        from ipfvision.nn.classify import pooled, run  # noqa: PLC0415
         from ipfvision.nn.network import to_tensor  # noqa: PLC0415
         from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
@@ -139,7 +141,16 @@ class Reader:
             if (marked != image).any():
                 _, marked_logits = run(self._model, to_tensor(marked[None], card))
                 with_marks = float(marked_logits[0, 0] - marked_logits[0, 1])
-        return Seen(lungs, marks, filled, image, crop, features, float(logits[0, 0] - logits[0, 1]), with_marks)
+        margin = float(logits[0, 0] - logits[0, 1])
+        return Seen(lungs, marks, filled, image, crop, features, pooled(features)[0], margin, with_marks)
+
+    def answer(self, seen: Seen) -> Prediction:
+        """The answer for what was seen, a refusal included: of the page and of every measurement alike."""
+        from ipfvision.nn.classify import decide  # noqa: PLC0415
+
+        if seen.margin is None:
+            return Prediction(Decision.REFUSED, str(seen.lungs.problem))
+        return decide(seen.margin, self.card)
 
     def read(self, scan: Slice, method: str = "gradcam") -> Reading:
         """Answer and maps for both targets of one slice.
@@ -158,11 +169,10 @@ class Reader:
             raise ValueError(f"no explanation method {method}; there are {', '.join(METHODS)}")
         seen = self.see(scan)
         lungs, marks, filled = seen.lungs, seen.marks, seen.filled
-        if seen.image is None or seen.crop is None or seen.margin is None:
-            refused = Prediction(Decision.REFUSED, str(lungs.problem))
-            return Reading(scan, refused, {}, None, lungs, marks=marks, filled=filled)
+        prediction = self.answer(seen)
+        if seen.image is None or seen.crop is None:
+            return Reading(scan, prediction, {}, None, lungs, marks=marks, filled=filled)
         image, crop, features, card = seen.image, seen.crop, seen.features, self.card
-        prediction = decide(seen.margin, card)
         with_marks = None if seen.margin_with_marks is None else decide(seen.margin_with_marks, card)
         return Reading(
             scan=scan,
