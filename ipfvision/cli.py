@@ -1,4 +1,4 @@
-"""The command line: read scans, score a collection, make the sample scans, train, evaluate, start the page.
+"""The command line: read scans, score a collection, make the sample scans, train, ship, start the page.
 
 Exit codes of `read`: 0 if at least one slice was read, 2 if none was, with the reasons on standard error.
 """
@@ -104,10 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cases", type=int, default=6000, help="drawn training examples")
     train.add_argument("--seed", type=int, default=0)
 
-    evaluate = commands.add_parser("evaluate", help="calibrate a run on one part of the real pictures, measure on the other")
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="a folder that train wrote")
-    evaluate.add_argument("data", type=Path, metavar="DATA")
-    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write, with its card")
+    ship = commands.add_parser("ship", help="calibrate a finished run on real pictures; write weights and card")
+    ship.add_argument("run", type=Path, metavar="RUN", help="a folder that train wrote")
+    ship.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
+    ship.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write, with its card")
 
     serve = commands.add_parser("serve", help="start the page")
     serve.add_argument("--port", type=int, default=8501)
@@ -227,8 +227,8 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from ipfvision.workflow.evaluation import ship
+def _ship(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.shipping import ship
 
     figures = ship(arguments.run, arguments.data, arguments.out, _say)["figures"]
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
@@ -241,7 +241,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return subprocess.call(command, cwd=app.parent)  # noqa: S603 - our own file, a number
 
 
-COMMANDS = {"read": _read, "agree": _agree, "samples": _samples, "train": _train, "evaluate": _evaluate, "serve": _serve}
+COMMANDS = {"read": _read, "agree": _agree, "samples": _samples, "train": _train, "ship": _ship, "serve": _serve}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,283 @@
+"""What a checkpoint answers to labelled pictures, through the page's own path, remembered in a folder."""
+
+import csv
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ipfvision import dicom, images
+from ipfvision.core.findings import Decision, Explanation, ModelCard
+from ipfvision.core.geometry import Crop
+from ipfvision.core.slice import Slice
+from ipfvision.errors import InputRefused, IpfVisionError
+from ipfvision.workflow.reading import Reader
+from ipfvision.workflow.training import ManifestRow, read_manifest
+
+LABELS = ("ipf", "normal", "nsip", "other_disease", "ipf_patient")
+"""`ipf_patient`: slices of an IPF patient that show little or no disease."""
+DECIDES = ("core", "dicom", "nn", "images.py", "workflow/reading.py")
+"""Parts of the package that decide an answer: when they change, what was remembered is read again."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the model said of one real picture."""
+
+    row: ManifestRow
+    margin: float | None
+    """z_IPF - z_normal in logits, marks filled in; None if the picture was refused."""
+    peak: float | None
+    """Of the Grad-CAM map for IPF, in logits; None if the picture was refused."""
+    refused: str | None = None
+    """Why the page gives no answer, in its own sentence."""
+    pooled: npt.NDArray[np.float32] | None = None
+    """(2048,) mean of layer4's output over all cells; None if no lungs were found."""
+    cells: npt.NDArray[np.float32] | None = None
+    """(h, w) Grad-CAM map for IPF in logits; None if no lungs were found."""
+    crop: Crop | None = None
+    position_mm: float | None = None
+    """Along the patient, larger towards the head; None where the file does not say."""
+    marks: int = 0
+    """Marks that were filled in before the model read the picture."""
+    margin_with_marks: float | None = None
+    """None if the model sees none of the marks."""
+
+    @property
+    def source(self) -> str:
+        """The folder or archive that the picture came from."""
+        first, _, rest = self.row.file.partition("/")
+        return first.removesuffix(".zip") if rest else "files"
+
+    def explanation(self) -> Explanation | None:
+        """The map for IPF, to draw it again; None if no lungs were found."""
+        if self.cells is None or self.crop is None:
+            return None
+        return Explanation(self.cells, self.crop, target="ipf", method="gradcam", layer="layer4", unit="logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A collection's pictures with the model's answers, and what could not be used."""
+
+    answers: tuple[Answer, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """File and reason."""
+    other_labels: tuple[tuple[str, int], ...] = ()
+    """Labels that say nothing about this model's question, with the number of pictures that carry them."""
+
+
+def open_scan(data: Path, row: ManifestRow) -> Slice:
+    """Read one picture of a collection; a file inside an archive is written `archive.zip/member`.
+
+    Raises
+    ------
+    IpfVisionError
+        With a sentence, whatever is wrong with the file.
+    """
+    return _read(_bytes(data, row), row)
+
+
+def _bytes(data: Path, row: ManifestRow) -> bytes:
+    archive, found, member = row.file.partition(".zip/")
+    try:
+        if found:
+            with zipfile.ZipFile(data / f"{archive}.zip") as opened:
+                return opened.read(member)
+        return (data / row.file).read_bytes()
+    except (OSError, KeyError, zipfile.BadZipFile):
+        raise InputRefused("The collection names this file, but it is not there or cannot be opened.") from None
+
+
+def _read(content: bytes, row: ManifestRow) -> Slice:
+    if row.scale == "hounsfield":
+        return dicom.read(content, row.file)[0]
+    return images.read(content, row.file)
+
+
+def measured(rows: Iterable[ManifestRow], labels: Collection[str] = LABELS) -> tuple[list[ManifestRow], dict[str, int]]:
+    """Validation rows with a label that this model can be measured on, and the number of rows with each other label."""
+    kept, others = [], dict[str, int]()
+    for row in rows:
+        if row.use != "validation":
+            continue
+        if row.label in labels:
+            kept.append(row)
+        else:
+            others[row.label] = others.get(row.label, 0) + 1
+    return kept, others
+
+
+def answers(weights: Path, data: Path, say: Say, remember: Path | None = None) -> list[Answer]:
+    """Answers to all validation pictures of a manifest; pictures that cannot be read are said and left out."""
+    return list(answer_all(Reader.open(weights), data, read_manifest(data), say, remember).answers)
+
+
+def answer_all(reader: Reader, data: Path, rows: Iterable[ManifestRow], say: Say, remember: Path | None = None) -> Given:
+    """Answers to the validation rows among these, in their order.
+
+    Parameters
+    ----------
+    remember
+        A folder that keeps what was answered: a killed run goes on there, a second one is quick.
+
+    Raises
+    ------
+    InputRefused
+        If there is no picture to answer.
+    """
+    kept, others = measured(rows)
+    for label, count in others.items():
+        say(f"{count} pictures have the label '{label}', which this model is not measured on: they are left out.")
+    if not kept:
+        raise InputRefused(
+            "The collection holds no picture to measure on: a row with use 'validation' and one of the labels "
+            f"{', '.join(LABELS)} is expected."
+        )
+    memory = None if remember is None else Memory(remember, reader.card)
+    given, unreadable = [], []
+    clock, fresh = time.monotonic(), 0
+    for number, row in enumerate(kept, start=1):
+        try:
+            content = _bytes(data, row)
+            key = hashlib.sha256(content + row.scale.encode()).hexdigest()
+            answer = None if memory is None else memory.find(key, row)
+            if answer is None:
+                answer = answer_one(reader, row, _read(content, row))
+                fresh += 1
+                if memory is not None:
+                    memory.keep(key, answer)
+        except IpfVisionError as error:
+            unreadable.append((row.file, str(error)))
+            say(f"{row.file}: {error}")
+            continue
+        given.append(answer)
+        if number % 8 == 0 or number == len(kept):
+            left = (time.monotonic() - clock) / fresh * (len(kept) - number) if fresh else 0
+            say(f"reading: {number} of {len(kept)} pictures{_minutes(left)}")
+    if not given:
+        raise InputRefused(f"None of the {len(kept)} pictures could be read. The first: {unreadable[0][1]}")
+    return Given(tuple(given), tuple(unreadable), tuple(sorted(others.items())))
+
+
+def _minutes(seconds: float) -> str:
+    return f", {seconds / 60:.0f} min left" if seconds >= 30 else ""
+
+
+def answer_one(reader: Reader, row: ManifestRow, scan: Slice) -> Answer:
+    """What the page would answer to this picture."""
+    from ipfvision.nn.explain import class_maps  # noqa: PLC0415
+
+    seen = reader.see(scan)
+    prediction = reader.answer(seen)
+    refused = prediction.decision is Decision.REFUSED
+    cells = None if seen.features is None else class_maps(reader.model.linear, seen.features)[0, 0]
+    return Answer(
+        row,
+        margin=None if refused else seen.margin,
+        peak=None if refused or cells is None else float(cells.max()),
+        refused=prediction.reason if refused else None,
+        pooled=seen.pooled,
+        cells=cells,
+        crop=seen.crop,
+        position_mm=None if scan.plane is None else scan.plane.position[2],
+        marks=len(seen.marks),
+        margin_with_marks=seen.margin_with_marks,
+    )
+
+
+class Memory:
+    """Answers in a folder, one small file each, named for the checkpoint, the code that decides an answer and the file's bytes.
+
+    A file holds no picture and no name: numbers, the coarse map and the reason of a refusal.
+    """
+
+    def __init__(self, folder: Path, card: ModelCard) -> None:
+        self._folder = folder / hashlib.sha256(f"{replace(card, details={})} {_code()}".encode()).hexdigest()[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: str, row: ManifestRow) -> Answer | None:
+        """What was answered before; None if nothing was, or only half of it was written."""
+        try:
+            with np.load(self._folder / f"{key}.npz", allow_pickle=False) as kept:
+                said: dict[str, Any] = json.loads(str(kept["said"]))
+                arrays = {name: kept[name] for name in ("pooled", "cells") if name in kept}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+        crop: dict[str, Any] | None = said.pop("crop")
+        if crop is not None:
+            crop.update(input_shape=tuple(crop["input_shape"]), slice_shape=tuple(crop["slice_shape"]))
+        return Answer(row, **said, **arrays, crop=None if crop is None else Crop(**crop))
+
+    def keep(self, key: str, answer: Answer) -> None:
+        """Write one answer; it appears whole or not at all."""
+        said: dict[str, Any] = {
+            name: getattr(answer, name) for name in ("margin", "peak", "refused", "position_mm", "marks", "margin_with_marks")
+        }
+        said["crop"] = None if answer.crop is None else asdict(answer.crop)
+        arrays = {name: value for name in ("pooled", "cells") if (value := getattr(answer, name)) is not None}
+        part = self._folder / f"{key}.part.npz"
+        np.savez(part, said=np.array(json.dumps(said)), **arrays)
+        part.replace(self._folder / f"{key}.npz")
+
+
+def _code() -> str:
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for part in DECIDES:
+        path = package / part
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def halves(given: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
+    """Split by patient within each label: every second patient, by name, calibrates; the others are reported.
+
+    A patient with pictures of two labels stays on the side of the first label in `LABELS`.
+    """
+    calibrates: dict[str, bool] = {}
+    for label in LABELS:
+        for index, patient in enumerate(sorted({answer.row.patient for answer in given if answer.row.label == label})):
+            calibrates.setdefault(patient, index % 2 == 0)
+    first = [answer for answer in given if calibrates[answer.row.patient]]
+    return first, [answer for answer in given if not calibrates[answer.row.patient]]
+
+
+def shifted(given: Iterable[Answer], shift: float) -> list[Answer]:
+    """The same answers of the same network with another bias."""
+    return [
+        replace(
+            answer,
+            margin=None if answer.margin is None else answer.margin + shift,
+            margin_with_marks=None if answer.margin_with_marks is None else answer.margin_with_marks + shift,
+        )
+        for answer in given
+    ]
+
+
+def by_patient(given: Iterable[Answer], labels: Collection[str]) -> Iterator[npt.NDArray[np.float64]]:
+    """Margins of the pictures with these labels that were not refused: one array per patient, by name."""
+    found: dict[str, list[float]] = {}
+    for answer in given:
+        if answer.row.label in labels and answer.margin is not None:
+            found.setdefault(answer.row.patient, []).append(answer.margin)
+    for _, margins in sorted(found.items()):
+        yield np.array(margins)
+
+
+def save_answers(given: Iterable[Answer], path: Path) -> None:
+    """One line for every picture: file, label, patient, margin, peak; empty where it was refused."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "patient", "margin", "peak"])
+        writer.writerows([a.row.file, a.row.label, a.row.patient, a.margin, a.peak] for a in given)

@@ -1,0 +1,424 @@
+"""The numbers of an evaluation, from answers: ROC areas, rates, calibration, risk against coverage, profile, source control.
+
+What is not defined is None. A picture's patient is what is drawn again in a bootstrap, never the picture.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ipfvision.core.findings import Decision, ModelCard
+from ipfvision.workflow.answers import LABELS, Answer, by_patient
+
+BOOTSTRAPS = 2000
+BINS = 10
+"""Of the reliability curve, equally wide."""
+NEGATIVES = ("normal", "other_disease")
+"""What IPF is calibrated and risked against. NSIP and the little diseased slices of IPF patients are reported apart: what the
+right answer to them is, is not settled."""
+LEAST_SERIES = 8
+"""Slices from which a profile along the patient is drawn."""
+
+FOLDS = 5
+
+Floats = npt.NDArray[np.float64]
+
+
+def exact_interval(successes: int, trials: int) -> list[float]:
+    """Clopper-Pearson 95 % interval of a rate."""
+    from scipy.stats import binomtest  # noqa: PLC0415
+
+    interval = binomtest(successes, trials).proportion_ci(0.95, "exact")
+    return [float(interval.low), float(interval.high)]
+
+
+def rate(successes: int, trials: int) -> dict[str, Any]:
+    """A rate with its exact interval; None of no trials."""
+    if trials == 0:
+        return {"rate": None, "count": 0, "of": 0, "interval_95": None}
+    return {
+        "rate": successes / trials,
+        "count": successes,
+        "of": trials,
+        "interval_95": exact_interval(successes, trials),
+    }
+
+
+def _edges(draws: Iterable[float | None]) -> list[float] | None:
+    """95 % percentile interval of bootstrap draws; None if none is defined."""
+    defined = [draw for draw in draws if draw is not None]
+    return [round(float(edge), 6) for edge in np.quantile(defined, [0.025, 0.975])] if defined else None
+
+
+def _drawn_again(sides: Sequence[Sequence[Any]], figure: Callable[..., float | None], seed: int) -> list[float | None]:
+    """A figure of patients drawn again, with replacement, within each side."""
+    rng = np.random.default_rng(seed)
+    return [
+        figure(*([side[index] for index in rng.integers(0, len(side), len(side))] for side in sides)) for _ in range(BOOTSTRAPS)
+    ]
+
+
+def area(ours: Sequence[Floats], theirs: Sequence[Floats]) -> float | None:
+    """Area under the ROC curve of pictures, grouped by patient, of the positive against the negative side."""
+    from ipfvision.nn.training import auroc  # noqa: PLC0415
+
+    scores = np.concatenate([*ours, *theirs])
+    return auroc(scores, np.arange(len(scores)) < sum(map(len, ours)))
+
+
+def area_with_interval(
+    given: Sequence[Answer], negatives: Collection[str], positives: Collection[str] = ("ipf",), seed: int = 0
+) -> dict[str, Any]:
+    """AUROC of IPF against `negatives`, with a 95 % percentile interval from a bootstrap over patients within each side.
+
+    `patients_alike` is the same area with every patient weighing alike, whoever has how many pictures.
+    """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+
+    ours, theirs = list(by_patient(given, positives)), list(by_patient(given, negatives))
+    if not ours or not theirs:
+        return {
+            "auroc": None,
+            "interval_95": None,
+            "patients_alike": None,
+            "images": [0, 0],
+            "patients": [len(ours), len(theirs)],
+        }
+    alone = len(ours) == len(theirs) == 1  # of one patient on each side there is nothing to draw again
+    weights = np.concatenate([np.full(len(own), 1 / len(own)) for own in (*ours, *theirs)])
+    images = [int(sum(map(len, side))) for side in (ours, theirs)]
+    alike = roc_auc_score(np.arange(sum(images)) < images[0], np.concatenate([*ours, *theirs]), sample_weight=weights)
+    return {
+        "auroc": area(ours, theirs),
+        "interval_95": None if alone else _edges(_drawn_again((ours, theirs), area, seed)),
+        "patients_alike": float(alike),
+        "images": images,
+        "patients": [len(ours), len(theirs)],
+    }
+
+
+def within_patients(given: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    """For every patient with diseased and other slices: AUROC of the ones against the others."""
+    found = {}
+    for patient in sorted({answer.row.patient for answer in given if answer.row.label == "ipf_patient"}):
+        figure = area_with_interval([answer for answer in given if answer.row.patient == patient], ("ipf_patient",))
+        if figure["auroc"] is not None:
+            found[patient] = figure
+    return found
+
+
+def roc(given: Sequence[Answer], negatives: Collection[str]) -> tuple[list[float], list[float]] | None:
+    """False positive and true positive rates; None if a side is missing."""
+    from sklearn.metrics import roc_curve  # noqa: PLC0415
+
+    ours, theirs = list(by_patient(given, ("ipf",))), list(by_patient(given, negatives))
+    if not ours or not theirs:
+        return None
+    scores = np.concatenate([*ours, *theirs])
+    alarms, hits, _ = roc_curve(np.arange(len(scores)) < sum(map(len, ours)), scores)
+    return [float(value) for value in alarms], [float(value) for value in hits]
+
+
+def decisions(given: Iterable[Answer], card: ModelCard) -> list[Decision]:
+    """What the page says of each picture."""
+    from ipfvision.nn.classify import decide  # noqa: PLC0415
+
+    return [Decision.REFUSED if answer.margin is None else decide(answer.margin, card).decision for answer in given]
+
+
+def probabilities(given: Iterable[Answer], card: ModelCard) -> list[float | None]:
+    """Calibrated probability of IPF for each picture; None if it was refused."""
+    from ipfvision.nn.classify import probability  # noqa: PLC0415
+
+    return [None if answer.margin is None else probability(answer.margin, card.temperature) for answer in given]
+
+
+def rates(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
+    """How often the card's answer is right, per label, with exact intervals; refusals and "uncertain" are counted apart.
+
+    `called_ipf`: share of the pictures that got an answer (uncertain is one) that are called IPF. `at_operating_point`: the
+    share whose probability reaches the operating point, were there no uncertain band: for IPF the sensitivity, for the others
+    the false alarms.
+    """
+    figures = {}
+    for label in LABELS:
+        rows = [answer for answer in given if answer.row.label == label]
+        said = decisions(rows, card)
+        answered = sum(one is not Decision.REFUSED for one in said)
+        reached = sum(share is not None and share >= card.operating_point for share in probabilities(rows, card))
+        figures[label] = {
+            "at_operating_point": rate(reached, answered),
+            "called_ipf": rate(said.count(Decision.IPF), answered),
+            "called_normal": said.count(Decision.NORMAL),
+            "uncertain": said.count(Decision.UNCERTAIN),
+            "refused": said.count(Decision.REFUSED),
+            "pictures": len(rows),
+            "patients": len({answer.row.patient for answer in rows}),
+        }
+    return figures
+
+
+def _shares(given: Sequence[Answer], card: ModelCard) -> list[list[tuple[Floats, bool]]]:
+    """Per side, then per patient: the probabilities of the pictures that were answered, and whether they show IPF."""
+    return [
+        [(_logistic(own / card.temperature), positive) for own in by_patient(given, labels)]
+        for labels, positive in ((("ipf",), True), (NEGATIVES, False))
+    ]
+
+
+def _logistic(values: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(values, -500, 500))), np.float64)
+
+
+def _weighed(patients: Sequence[tuple[Floats, bool]]) -> tuple[Floats, Floats, Floats]:
+    """Probabilities, truth and weights that add up to 1 for every patient."""
+    if not patients:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    shares = np.concatenate([own for own, _ in patients])
+    truth = np.concatenate([np.full(len(own), float(positive)) for own, positive in patients])
+    return shares, truth, np.concatenate([np.full(len(own), 1 / len(own)) for own, _ in patients])
+
+
+def _bins(shares: Floats) -> npt.NDArray[np.intp]:
+    return np.minimum((shares * BINS).astype(np.intp), BINS - 1)
+
+
+def expected_calibration_error(shares: Floats, truth: Floats, weights: Floats) -> float | None:
+    """Mean distance between the mean probability and the share of IPF in each of `BINS` bins (Guo et al., ICML 2017).
+
+    None without a picture.
+    """
+    if weights.sum() <= 0:
+        return None
+    gaps = np.bincount(_bins(shares), weights=weights * (shares - truth), minlength=BINS)
+    return float(np.abs(gaps).sum() / weights.sum())
+
+
+def brier(shares: Floats, truth: Floats, weights: Floats) -> float | None:
+    """Mean squared distance between probability and truth; None without a picture."""
+    return float(np.average(np.square(shares - truth), weights=weights)) if weights.sum() > 0 else None
+
+
+def calibration(given: Sequence[Answer], card: ModelCard, seed: int = 0) -> dict[str, Any]:
+    """Reliability curve, Brier score and expected calibration error of IPF against `NEGATIVES`, every patient weighing alike.
+
+    Intervals are from a bootstrap over patients within each side. The expected calibration error is never negative, so a few
+    patients alone lift it above 0.
+    """
+    sides = _shares(given, card)
+    shares, truth, weights = _weighed([*sides[0], *sides[1]])
+    if not sides[0] or not sides[1]:
+        return {"brier": None, "expected_calibration_error": None, "bins": [], "patients": [len(side) for side in sides]}
+
+    def of(figure: Callable[[Floats, Floats, Floats], float | None]) -> dict[str, Any]:
+        def again(ours: Sequence[tuple[Floats, bool]], theirs: Sequence[tuple[Floats, bool]]) -> float | None:
+            return figure(*_weighed([*ours, *theirs]))
+
+        return {"value": figure(shares, truth, weights), "interval_95": _edges(_drawn_again(sides, again, seed))}
+
+    found = _bins(shares)
+    bins = []
+    for index in range(BINS):
+        own = found == index
+
+        def observed(s: Floats, t: Floats, w: Floats, index: int = index) -> float | None:
+            inside = _bins(s) == index
+            return float(np.average(t[inside], weights=w[inside])) if inside.any() else None
+
+        if own.any():
+            share_of_ipf = of(observed)
+            bins.append(
+                {
+                    "from": index / BINS,
+                    "to": (index + 1) / BINS,
+                    "pictures": int(own.sum()),
+                    "weight_in_patients": float(weights[own].sum()),
+                    "mean_probability": float(np.average(shares[own], weights=weights[own])),
+                    "share_of_ipf": share_of_ipf["value"],
+                    "interval_95": share_of_ipf["interval_95"],
+                }
+            )
+    return {
+        "brier": of(brier),
+        "expected_calibration_error": of(expected_calibration_error),
+        "bins": bins,
+        "pictures": len(shares),
+        "patients": [len(side) for side in sides],
+    }
+
+
+def risk_coverage(given: Sequence[Answer], card: ModelCard) -> dict[str, Any] | None:
+    """How many answers are wrong if only the surest are given (El-Yaniv and Wiener, JMLR 2010;11:1605-1641).
+
+    Pictures of IPF and of `NEGATIVES`, surest first: the farther a probability is from the operating point, on its own side's
+    scale, the surer. Wrong is to stand on the wrong side of the operating point. Coverage is of all pictures, so it ends where
+    the refusals begin. `as_used` is what the card does: refused and uncertain get no answer. None without a picture.
+    """
+    rows = [answer for answer in given if answer.row.label in {"ipf", *NEGATIVES}]
+    shares, point = probabilities(rows, card), card.operating_point
+    answered = [(share, answer.row.label == "ipf") for share, answer in zip(shares, rows, strict=True) if share is not None]
+    if not answered:
+        return None
+    sureness = [
+        (share - point) / max(1 - point, 1e-9) if share >= point else (point - share) / max(point, 1e-9)
+        for share, _ in answered
+    ]
+    order = np.argsort(-np.array(sureness), kind="stable")
+    wrong = np.array([(share >= point) != ipf for share, ipf in answered])[order]
+    given_so_far = np.arange(1, len(wrong) + 1)
+    risk = np.cumsum(wrong) / given_so_far
+    said = decisions(rows, card)
+    used = [(one is Decision.IPF) != (row.row.label == "ipf") for one, row in zip(said, rows, strict=True) if one in _SURE]
+    return {
+        "coverage": [float(value) for value in given_so_far / len(rows)],
+        "risk": [float(value) for value in risk],
+        "area_under_curve": float(risk.mean()),
+        "pictures": len(rows),
+        "as_used": {
+            "coverage": rate(len(used), len(rows)),
+            "wrong": rate(sum(used), len(used)),
+            "uncertain": said.count(Decision.UNCERTAIN),
+            "refused": said.count(Decision.REFUSED),
+        },
+    }
+
+
+_SURE = (Decision.IPF, Decision.NORMAL)
+
+
+def profiles(given: Sequence[Answer], card: ModelCard) -> list[dict[str, Any]]:
+    """For every patient with a series of slices whose places are known: does the probability of IPF rise towards the base?
+
+    Spearman's rank correlation of probability with the way down the patient, and the share of pairs of slices of which the
+    lower one has the higher probability (ties count half; 0.5 is chance). Both rest on one patient, whose slices depend on
+    each other: there is no interval for them.
+    """
+    from scipy.stats import spearmanr  # noqa: PLC0415
+
+    found = []
+    placed = [answer for answer in given if answer.position_mm is not None]
+    for patient, group in groupby(sorted(placed, key=lambda one: one.row.patient), key=lambda one: one.row.patient):
+        rows = sorted(group, key=lambda one: -float(one.position_mm or 0))
+        shares = probabilities(rows, card)
+        down = np.array([float(rows[0].position_mm or 0) - float(row.position_mm or 0) for row in rows])
+        known = np.array([share is not None for share in shares])
+        values = np.array([share for share in shares if share is not None])
+        if len(values) < LEAST_SERIES or len(np.unique(values)) < 2 or len(np.unique(down[known])) < 2:
+            continue
+        thirds = np.minimum((down[known] / down.max() * 3).astype(int), 2)
+        found.append(
+            {
+                "patient": patient,
+                "spearman": float(spearmanr(down[known], values).statistic),
+                "lower_is_higher": lower_is_higher(down[known], values),
+                "slices": len(values),
+                "refused": int((~known).sum()),
+                "mean_probability_by_third": [
+                    float(values[thirds == third].mean()) if (thirds == third).any() else None for third in range(3)
+                ],
+                "down_mm": [float(value) for value in down],
+                "probability": shares,
+                "label": [row.row.label for row in rows],
+            }
+        )
+    return found
+
+
+def lower_is_higher(down_mm: Floats, values: Floats) -> float | None:
+    """Share of the pairs at different places of which the lower one has the larger value, ties counted half."""
+    lower = down_mm[:, None] > down_mm[None, :]
+    if not lower.any():
+        return None
+    higher = np.sign(values[:, None] - values[None, :])
+    return float(((higher + 1) / 2)[lower].mean())
+
+
+def by_source(given: Sequence[Answer], card: ModelCard) -> list[dict[str, Any]]:
+    """For every folder and label: how many pictures, of how many patients, what was answered, and the mean margin."""
+    keys = sorted({(answer.source, LABELS.index(answer.row.label)) for answer in given})
+    return [
+        {
+            "source": source,
+            "label": LABELS[label],
+            **_counts([a for a in given if (a.source, a.row.label) == (source, LABELS[label])], card),
+        }
+        for source, label in keys
+    ]
+
+
+def by_each_patient(given: Sequence[Answer], card: ModelCard) -> list[dict[str, Any]]:
+    """The same for every patient and label, in the order of the labels."""
+    keys = sorted({(LABELS.index(answer.row.label), answer.row.patient) for answer in given})
+    found = []
+    for label, patient in keys:
+        own = [a for a in given if (a.row.label, a.row.patient) == (LABELS[label], patient)]
+        found.append({"patient": patient, "label": LABELS[label], "source": own[0].source, **_counts(own, card)})
+    return found
+
+
+def _counts(own: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
+    said = decisions(own, card)
+    shares = [share for share in probabilities(own, card) if share is not None]
+    margins = [answer.margin for answer in own if answer.margin is not None]
+    return {
+        "pictures": len(own),
+        "patients": len({answer.row.patient for answer in own}),
+        **{decision.value: said.count(decision) for decision in Decision},
+        "mean_margin": float(np.mean(margins)) if margins else None,
+        "probability": [min(shares), float(np.median(shares)), max(shares)] if shares else None,
+    }
+
+
+def source_control(given: Sequence[tuple[str, str, npt.NDArray[np.float32]]], seed: int = 0) -> dict[str, Any]:
+    """Can a straight line tell from the model's features which source a picture came from?
+
+    Logistic regression on standardized features, five folds by patient. Every source weighs the same, and within a source
+    every patient: chance is 1 / (number of sources). A source with one patient cannot be held out and is left out. The
+    interval is from a bootstrap over patients of the held-out answers; the regressions are not fitted again.
+
+    Parameters
+    ----------
+    given
+        Source, patient and (2048,) features of each picture.
+    """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    patients = {source: {one[1] for one in given if one[0] == source} for source in sorted({one[0] for one in given})}
+    asked = [source for source, own in patients.items() if len(own) > 1]
+    left_out = [source for source, own in patients.items() if len(own) <= 1]
+    rows = [one for one in given if one[0] in asked]
+    counts = {
+        source: {"pictures": sum(one[0] == source for one in rows), "patients": len(patients[source])} for source in asked
+    }
+    if len(asked) < 2:
+        return {"accuracy": None, "interval_95": None, "chance": None, "sources": counts, "left_out": left_out}
+    truth = np.array([one[0] for one in rows])
+    groups = np.array([f"{one[0]} {one[1]}" for one in rows])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced"))
+    rng = np.random.default_rng(seed)
+    # Dealt out within each source, so that no fold's training lacks one.
+    fold_of = {
+        f"{source} {own}": n % FOLDS for source in asked for n, own in enumerate(rng.permutation(sorted(patients[source])))
+    }
+    folds = PredefinedSplit([fold_of[group] for group in groups])
+    told = cross_val_predict(model, np.stack([one[2] for one in rows]), truth, cv=folds)
+    sides = [
+        [float((told == truth)[groups == group].mean()) for group in np.unique(groups[truth == source])] for source in asked
+    ]
+
+    def accuracy(*drawn: Sequence[float]) -> float:
+        return float(np.mean([np.mean(side) for side in drawn]))
+
+    return {
+        "accuracy": accuracy(*sides),
+        "interval_95": _edges(_drawn_again(sides, accuracy, seed)),
+        "chance": 1 / len(asked),
+        "sources": counts,
+        "left_out": left_out,
+    }
