@@ -163,13 +163,14 @@ def answer_all(reader: Reader, data: Path, rows: Iterable[ManifestRow], say: Say
         given.append(answer)
         if number % 8 == 0 or number == len(kept):
             left = (time.monotonic() - clock) / fresh * (len(kept) - number) if fresh else 0
-            say(f"reading: {number} of {len(kept)} pictures{_minutes(left)}")
+            say(f"reading: {number} of {len(kept)} pictures{left_words(left)}")
     if not given:
         raise InputRefused(f"None of the {len(kept)} pictures could be read. The first: {unreadable[0][1]}")
     return Given(tuple(given), tuple(unreadable), tuple(sorted(others.items())))
 
 
-def _minutes(seconds: float) -> str:
+def left_words(seconds: float) -> str:
+    """For the end of a line of progress."""
     return f", {seconds / 60:.0f} min left" if seconds >= 30 else ""
 
 
@@ -202,7 +203,7 @@ class Memory:
     """
 
     def __init__(self, folder: Path, card: ModelCard) -> None:
-        self._folder = folder / hashlib.sha256(f"{replace(card, details={})} {_code()}".encode()).hexdigest()[:16]
+        self._folder = folder / hashlib.sha256(f"{replace(card, details={})} {code_hash()}".encode()).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, key: str, row: ManifestRow) -> Answer | None:
@@ -230,10 +231,11 @@ class Memory:
         part.replace(self._folder / f"{key}.npz")
 
 
-def _code() -> str:
+def code_hash(*more: str) -> str:
+    """SHA-256 of the source that decides an answer, and of `more` parts of the package."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for part in DECIDES:
+    for part in (*DECIDES, *more):
         path = package / part
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
