@@ -65,6 +65,73 @@ def strips(groups: Mapping[str, Sequence[float]], y_label: str, chance: float, c
     return _png(figure)
 
 
+def unit_square(lines: Mapping[str, Line], x_label: str, y_label: str, diagonal: str) -> bytes:
+    """Curves between 0 and 1 on both axes, with the diagonal; as PNG."""
+    figure, axes = _begin(x_label, y_label)
+    _diagonal(axes, diagonal)
+    for color, (name, line) in zip(_several(lines), lines.items(), strict=True):
+        axes.plot(line.x, _gaps(line.y), color=color, linewidth=2, label=name)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return _png(figure)
+
+
+def with_intervals(
+    groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x_label: str, y_label: str, diagonal: str
+) -> bytes:
+    """Points (x, y, low, high) with their intervals in y, between 0 and 1 on both axes, with the diagonal; as PNG."""
+    figure, axes = _begin(x_label, y_label)
+    _diagonal(axes, diagonal)
+    for color, (name, points) in zip(_several(groups), groups.items(), strict=True):
+        x, y, low, high = (list(column) for column in zip(*points, strict=True))
+        axes.vlines(x, low, high, color=color, linewidth=1.2)
+        axes.plot(x, y, "o", color=color, markersize=6, label=name)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return _png(figure)
+
+
+def with_mark(line: Line, mark: tuple[float, float], x_label: str, y_label: str, name: str, mark_name: str) -> bytes:
+    """One curve, and one point on it or near it that is in use; both axes from 0; as PNG."""
+    figure, axes = _begin(x_label, y_label)
+    axes.plot(line.x, _gaps(line.y), color=STRONG, linewidth=2, label=name)
+    axes.plot(*mark, "o", color=CHANCE, markersize=8, label=mark_name, zorder=3)
+    highest = max([value for value in (*line.y, mark[1]) if value is not None])
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.02 * max(highest, 0.1), max(1.15 * highest, 0.1))
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return _png(figure)
+
+
+def along(
+    groups: Mapping[str, Line], band: tuple[float, float], x_label: str, y_label: str, band_name: str, missing: Sequence[float]
+) -> bytes:
+    """Points along an axis, one color for each group, y between 0 and 1; as PNG.
+
+    Parameters
+    ----------
+    missing
+        Places without a value: small ticks at the foot.
+    """
+    figure, axes = _begin(x_label, y_label)
+    axes.axhspan(*band, color="#eef1f4", label=band_name)
+    for color, (name, line) in zip(_several(groups), groups.items(), strict=True):
+        axes.plot(line.x, _gaps(line.y), "o", color=color, markersize=4.5, label=name)
+    if missing:
+        axes.plot(missing, [0.0] * len(missing), "|", color="#4a5560", markersize=9, label="refused")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _several(groups: Mapping[str, object]) -> Sequence[str]:
+    return [(STRONG, "#8a4f9e", "#3f8058", "#6b6f76")[index % 4] for index in range(len(groups))]
+
+
+def _diagonal(axes: "Axes", name: str) -> None:
+    axes.plot([0, 1], [0, 1], color=CHANCE, linewidth=1.2, linestyle="--", label=name)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.02)
+
+
 def _begin(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure  # noqa: PLC0415
 
