@@ -143,10 +143,18 @@ def answer_all(reader: Reader, data: Path, rows: Iterable[ManifestRow], say: Say
             "The collection holds no picture to measure on: a row with use 'validation' and one of the labels "
             f"{', '.join(LABELS)} is expected."
         )
+    given = answer_rows(reader, data, kept, say, remember)
+    if not given.answers:
+        raise InputRefused(f"None of the {len(kept)} pictures could be read. The first: {given.unreadable[0][1]}")
+    return replace(given, other_labels=tuple(sorted(others.items())))
+
+
+def answer_rows(reader: Reader, data: Path, rows: Sequence[ManifestRow], say: Say, remember: Path | None = None) -> Given:
+    """Answers to all of these rows, whatever their use and label."""
     memory = None if remember is None else Memory(remember, reader.card)
     given, unreadable = [], []
     clock, fresh = time.monotonic(), 0
-    for number, row in enumerate(kept, start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             content = _bytes(data, row)
             key = hashlib.sha256(content + row.scale.encode()).hexdigest()
@@ -161,12 +169,10 @@ def answer_all(reader: Reader, data: Path, rows: Iterable[ManifestRow], say: Say
             say(f"{row.file}: {error}")
             continue
         given.append(answer)
-        if number % 8 == 0 or number == len(kept):
-            left = (time.monotonic() - clock) / fresh * (len(kept) - number) if fresh else 0
-            say(f"reading: {number} of {len(kept)} pictures{left_words(left)}")
-    if not given:
-        raise InputRefused(f"None of the {len(kept)} pictures could be read. The first: {unreadable[0][1]}")
-    return Given(tuple(given), tuple(unreadable), tuple(sorted(others.items())))
+        if number % 8 == 0 or number == len(rows):
+            left = (time.monotonic() - clock) / fresh * (len(rows) - number) if fresh else 0
+            say(f"reading: {number} of {len(rows)} pictures{left_words(left)}")
+    return Given(tuple(given), tuple(unreadable))
 
 
 def left_words(seconds: float) -> str:

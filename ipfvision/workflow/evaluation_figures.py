@@ -141,7 +141,8 @@ def rates(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
 
     `called_ipf`: share of the pictures that got an answer (uncertain is one) that are called IPF. `at_operating_point`: the
     share whose probability reaches the operating point, were there no uncertain band: for IPF the sensitivity, for the others
-    the false alarms.
+    the false alarms. The exact interval takes pictures for independent, which those of one patient are not: where patients have
+    many pictures it is too narrow. `patients_at_operating_point` counts each patient once, by the patient's median picture.
     """
     figures = {}
     for label in LABELS:
@@ -149,8 +150,11 @@ def rates(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
         said = decisions(rows, card)
         answered = sum(one is not Decision.REFUSED for one in said)
         reached = sum(share is not None and share >= card.operating_point for share in probabilities(rows, card))
+        medians = [float(np.median(own)) for own in by_patient(rows, (label,))]
+        called = [share >= card.operating_point for share in _logistic(np.array(medians) / card.temperature)]
         figures[label] = {
             "at_operating_point": rate(reached, answered),
+            "patients_at_operating_point": rate(sum(map(bool, called)), len(called)),
             "called_ipf": rate(said.count(Decision.IPF), answered),
             "called_normal": said.count(Decision.NORMAL),
             "uncertain": said.count(Decision.UNCERTAIN),
