@@ -20,6 +20,19 @@ class Line:
     y: Sequence[float | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One of several plots over the same axis."""
+
+    y_label: str
+    lines: Mapping[str, Line]
+    interval: tuple[Line, Line] | None = None
+    """Lower and upper bound of the last line."""
+    interval_name: str = ""
+    top: float | None = None
+    """Of the y axis, which begins at 0; None fits it to the lines."""
+
+
 def curves(
     strong: Line, faint: Sequence[Line], x_label: str, y_label: str, strong_name: str, faint_name: str, *, joined: bool = True
 ) -> bytes:
@@ -122,6 +135,41 @@ def along(
     return _png(figure)
 
 
+def histories(
+    panels: Sequence[Panel], x_label: str, chosen: tuple[float, str] | None, title: str, notes: Sequence[str]
+) -> bytes:
+    """Panels side by side over whole numbers, one of them marked in all, and under them sentences to be read with them; as PNG.
+
+    Parameters
+    ----------
+    chosen
+        The marked number and what it is called.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    foot = 0.2 + 0.2 * len(notes)
+    whole = Figure(figsize=(4.6 * len(panels), 3.6 + foot), dpi=90, layout="constrained")
+    upper, lower = whole.subfigures(2, 1, squeeze=False, height_ratios=[3.6, foot])[:, 0]
+    upper.suptitle(title, fontsize=11)
+    for axes, panel in zip(upper.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _dress(axes, x_label, panel.y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for color, (name, line) in zip((FAINT, STRONG, *_several(panel.lines)), panel.lines.items(), strict=False):
+            axes.plot(line.x, _gaps(line.y), color=color, linewidth=2, marker=".", label=name)
+        if panel.interval is not None:
+            low, high = panel.interval
+            axes.fill_between(
+                low.x, _gaps(low.y), _gaps(high.y), color=STRONG, alpha=0.12, linewidth=0, label=panel.interval_name
+            )
+        if chosen is not None:
+            axes.axvline(chosen[0], color=CHANCE, linewidth=1.3, linestyle="--", label=chosen[1])
+        axes.set_ylim(0, panel.top)
+        axes.legend(facecolor="white", framealpha=0.8, edgecolor="none", fontsize=8)
+    lower.text(0.02, 0.98, "\n".join(notes), fontsize=8.5, color=CHANCE, va="top", linespacing=1.45)
+    return _png(whole)
+
+
 def _several(groups: Mapping[str, object]) -> Sequence[str]:
     return [(STRONG, "#8a4f9e", "#3f8058", "#6b6f76")[index % 4] for index in range(len(groups))]
 
@@ -137,12 +185,16 @@ def _begin(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=(5.2, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
+    _dress(axes, x_label, y_label)
+    return figure, axes
+
+
+def _dress(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#e6e9ec", linewidth=0.7)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:
