@@ -14,6 +14,7 @@ from ipfvision.core.findings import TARGETS, ModelCard
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused
 from ipfvision.workflow.answers import LABELS, Answer, answers, by_patient, halves, save_answers, shifted
+from ipfvision.workflow.article import forbid_shipping
 from ipfvision.workflow.evaluation_figures import area_with_interval, calibration, rates, within_patients
 
 CROP_MARGIN = 0.1
@@ -69,6 +70,7 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     from ipfvision.nn.network import card_path, card_to_json, load, save, shift_margin  # noqa: PLC0415
     from ipfvision.nn.training import load_run  # noqa: PLC0415
 
+    forbid_shipping(run)
     recipe, model, step = load_run(run)
     network = model.as_classifier().eval()
 
