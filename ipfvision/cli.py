@@ -1,4 +1,4 @@
-"""The command line: read scans, score a collection, make the sample scans, train, ship, start the page.
+"""The command line: read scans, score a collection, make the sample scans, train, ship, evaluate, start the page.
 
 Exit codes of `read`: 0 if at least one slice was read, 2 if none was, with the reasons on standard error.
 """
@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("run", type=Path, metavar="RUN", help="a folder that train wrote")
     ship.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
     ship.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write, with its card")
+
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on labelled pictures and write a report")
+    evaluate.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors checkpoint with its card")
+    evaluate.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv, or with a folder per class")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the report, the figures, the tables")
 
     serve = commands.add_parser("serve", help="start the page")
     serve.add_argument("--port", type=int, default=8501)
@@ -235,13 +240,29 @@ def _ship(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.evaluation import evaluate
+
+    evaluate(arguments.model, arguments.data, arguments.out, _say)
+    _say(f"{arguments.out / 'report.html'} shows the figures; figures.json beside it holds them all.")
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     app = Path(__file__).parents[1] / "streamlit_app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(app), "--server.port", str(arguments.port)]
     return subprocess.call(command, cwd=app.parent)  # noqa: S603 - our own file, a number
 
 
-COMMANDS = {"read": _read, "agree": _agree, "samples": _samples, "train": _train, "ship": _ship, "serve": _serve}
+COMMANDS = {
+    "read": _read,
+    "agree": _agree,
+    "samples": _samples,
+    "train": _train,
+    "evaluate": _evaluate,
+    "ship": _ship,
+    "serve": _serve,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
