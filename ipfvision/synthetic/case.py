@@ -39,7 +39,9 @@ def disease_mask(annotations: Iterable[Annotation], shape: tuple[int, int]) -> M
     return union
 
 
-def draw_case(hu: Image, lungs: Mask, mm_per_pixel: float, rng: np.random.Generator, *, diseased: bool) -> Case:
+def draw_case(
+    hu: Image, lungs: Mask, mm_per_pixel: float, rng: np.random.Generator, *, diseased: bool, distractors: bool = True
+) -> Case:
     """Draw one case into a slice without fibrosis.
 
     Distractors come from the same generator in both classes, so that "was edited" is no clue.
@@ -56,6 +58,8 @@ def draw_case(hu: Image, lungs: Mask, mm_per_pixel: float, rng: np.random.Genera
         Same state, same case.
     diseased
         Whether to draw fibrosis.
+    distractors
+        Whether to draw distractors now and then; False is for measuring what they are good for.
 
     Raises
     ------
@@ -64,9 +68,9 @@ def draw_case(hu: Image, lungs: Mask, mm_per_pixel: float, rng: np.random.Genera
     """
     field = LungField(hu, lungs, mm_per_pixel, rng)
     distracted = rng.random() < (DISTRACTED_DISEASED if diseased else DISTRACTED_NORMAL)
-    distractors = draw_distractors(field) if distracted else ()
+    names = draw_distractors(field) if distracted and distractors else ()
     drawn: dict[Finding, Mask] = draw_fibrosis(field, plan_fibrosis(rng)) if diseased else {}
     annotations = tuple(Annotation(field.whole(mask), Said(finding, READER)) for finding, mask in drawn.items())
     disease = disease_mask(annotations, hu.shape)
     severity = float(np.count_nonzero(disease)) / float(np.count_nonzero(field.lungs))
-    return Case(field.result(), annotations, distractors, severity)
+    return Case(field.result(), annotations, names, severity)

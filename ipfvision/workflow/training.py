@@ -33,6 +33,8 @@ DISEASED = 0.47
 """Share of cases with drawn fibrosis."""
 PHANTOM_EVERY = 12
 """Every twelfth file of a pool is drawn into the synthetic thorax instead of real slices."""
+MARGIN = 0.1
+"""Margin around the lungs as a share of their size, as in reading; training strays from it by at most 0.08."""
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -134,11 +136,35 @@ def _pooled(mask: Image, cells: tuple[int, int]) -> Image:
     return np.asarray(cv2.resize(np.ascontiguousarray(mask), cells, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _jittered_crop(lungs: Lungs, shape: tuple[int, int], input_shape: tuple[int, int], rng: np.random.Generator) -> Crop:
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What the drawing may leave out, one thing at a time, to measure what each is good for."""
+
+    lung_crop: bool = True
+    """Show the lungs with a margin; without it, the whole slice."""
+    distractors: bool = True
+    """Draw what is not fibrosis into both classes."""
+
+
+FULL = Drawing()
+
+
+def framed(
+    lungs: Lungs,
+    shape: tuple[int, int],
+    input_shape: tuple[int, int],
+    drawing: Drawing = FULL,
+    margin: float = MARGIN,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Crop:
+    """The part of a slice that the model sees.
+
+    The whole slice is framed as if it were all lung, with less margin: none where the lungs have `MARGIN`.
+    """
     from ipfvision.nn.preprocess import lung_crop  # noqa: PLC0415
 
-    margin = float(rng.uniform(0.02, 0.18))
-    shift = (float(rng.uniform(-0.04, 0.04)), float(rng.uniform(-0.04, 0.04)))
+    if not drawing.lung_crop:
+        lungs, margin = Lungs(np.ones(shape, np.bool_)), margin - MARGIN
     return lung_crop(lungs, shape, input_shape, margin, shift)
 
 
@@ -155,7 +181,9 @@ class Drawn:
     """(h, w)."""
 
 
-def draw_example(normals: list[NormalSlice], input_shape: tuple[int, int], cell: int, rng: np.random.Generator) -> Drawn:
+def draw_example(
+    normals: list[NormalSlice], input_shape: tuple[int, int], cell: int, rng: np.random.Generator, drawing: Drawing = FULL
+) -> Drawn:
     """Draw one example: a patient, one of the patient's slices, lesions or none, a window, a crop, marks on the picture.
 
     Without normal slices it is drawn into a synthetic thorax.
@@ -170,7 +198,14 @@ def draw_example(normals: list[NormalSlice], input_shape: tuple[int, int], cell:
             normal = choices[rng.integers(len(choices))]
         diseased = bool(rng.random() < DISEASED)
         try:
-            case = draw_case(normal.hu, normal.lungs.mask, normal.mm_per_pixel, rng, diseased=diseased)
+            case = draw_case(
+                normal.hu,
+                normal.lungs.mask,
+                normal.mm_per_pixel,
+                rng,
+                diseased=diseased,
+                distractors=drawing.distractors,
+            )
         except ValueError:  # lungs too small to draw in: another slice
             continue
         found = find_lungs(_as_slice(case.pixels))
@@ -180,7 +215,9 @@ def draw_example(normals: list[NormalSlice], input_shape: tuple[int, int], cell:
     if rng.random() < 0.5:
         window = Window(LUNG.center + float(rng.uniform(-80, 80)), LUNG.width * float(rng.uniform(0.8, 1.25)))
     rows, columns = normal.hu.shape
-    crop = _jittered_crop(lungs, (rows, columns), input_shape, rng)
+    margin = float(rng.uniform(0.02, 0.18))
+    shift = (float(rng.uniform(-0.04, 0.04)), float(rng.uniform(-0.04, 0.04)))
+    crop = framed(lungs, (rows, columns), input_shape, drawing, margin, shift)
     image = crop.cut(apply_window(case.pixels, window))
     lesion = crop.cut(disease_mask(case.annotations, case.pixels.shape).astype(np.float32))
     lung = crop.cut(normal.lungs.mask.astype(np.float32))
@@ -201,7 +238,13 @@ def draw_example(normals: list[NormalSlice], input_shape: tuple[int, int], cell:
 
 
 def draw_shard(
-    normals: list[NormalSlice], folder: Path, number: int, input_shape: tuple[int, int], cell: int, seed: int
+    normals: list[NormalSlice],
+    folder: Path,
+    number: int,
+    input_shape: tuple[int, int],
+    cell: int,
+    seed: int,
+    drawing: Drawing = FULL,
 ) -> Path:
     """Draw one file of a pool, if it is not there: the same seed and number give the same examples.
 
@@ -211,7 +254,9 @@ def draw_shard(
     if path.is_file():
         return path
     into = [] if number % PHANTOM_EVERY == PHANTOM_EVERY - 1 else normals
-    drawn = [draw_example(into, input_shape, cell, np.random.default_rng((seed, number, index))) for index in range(SHARD)]
+    drawn = [
+        draw_example(into, input_shape, cell, np.random.default_rng((seed, number, index)), drawing) for index in range(SHARD)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")
     np.savez(
@@ -234,7 +279,7 @@ def _begin_drawing(data: Path, patients: list[str]) -> None:
     _normals.extend(normal_slices(data, patients))
 
 
-def _draw(job: tuple[Path, int, tuple[int, int], int, int]) -> Path:
+def _draw(job: tuple[Path, int, tuple[int, int], int, int, Drawing]) -> Path:
     return draw_shard(_normals, *job)
 
 
@@ -248,11 +293,15 @@ def draw_pool(
     seed: int,
     say: Callable[[str], None],
     processes: int = 2,
+    drawing: Drawing = FULL,
 ) -> "Examples":
-    """Draw (or find already drawn) at least `cases` examples from these patients' slices."""
+    """Draw (or find already drawn) at least `cases` examples from these patients' slices.
+
+    A folder holds one pool: what lies there is not drawn again, whatever it was drawn with.
+    """
     from ipfvision.nn.training import Examples  # noqa: PLC0415
 
-    jobs = [(folder, number, input_shape, cell, seed) for number in range(-(-cases // SHARD))]
+    jobs = [(folder, number, input_shape, cell, seed, drawing) for number in range(-(-cases // SHARD))]
     missing = [job for job in jobs if not (folder / f"pool_{job[1]:05d}.npz").is_file()]
     if missing:
         # spawn: forking a process with torch's threads can hang
