@@ -94,7 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     samples.add_argument("--out", type=Path, default=None, metavar="FOLDER")
 
     train = commands.add_parser("train", help="train a checkpoint from slices without fibrosis and drawn lesions")
-    train.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
+    train.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv, or with a folder per class")
+    train.add_argument(
+        "--recipe",
+        choices=["drawn", "article"],
+        default="drawn",
+        help="drawn: lesions drawn into normal slices; article: the article's own, never to be shipped",
+    )
     train.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="where the run lies; a killed run goes on there"
     )
@@ -102,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--start", default="astra", help="random, astra, or a checkpoint")
     train.add_argument("--steps", type=int, default=500)
     train.add_argument("--cases", type=int, default=6000, help="drawn training examples")
+    train.add_argument("--epochs", type=int, default=7, help="of the article's recipe")
     train.add_argument("--seed", type=int, default=0)
 
     ship = commands.add_parser("ship", help="calibrate a finished run on real pictures; write weights and card")
@@ -217,6 +224,19 @@ def _samples(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.recipe == "article":
+        from ipfvision.workflow.article import article_run
+
+        article_run(
+            arguments.data,
+            arguments.out,
+            start=arguments.start,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            say=_say,
+            opening=_Progress("opening"),
+        )
+        return 0
     from ipfvision.workflow.training import train_run
 
     train_run(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ipfvision import __version__
+from ipfvision.core.findings import TARGETS
 from ipfvision.core.lungs import find_lungs
 from ipfvision.core.marks import find_marks
 from ipfvision.core.slice import Slice, grey
@@ -24,6 +25,8 @@ from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused, ModelUnusable
 from ipfvision.plots import Line, Panel, histories
 from ipfvision.workflow.evaluation_figures import exact_interval
+from ipfvision.workflow.labelled import open_pictures, read_collection
+from ipfvision.workflow.uploads import Progress, Refusal
 
 if TYPE_CHECKING:
     from ipfvision.nn.article import ArticleRecipe, Epoch, Outcome, Pictures
@@ -203,6 +206,36 @@ def _patients(counted: dict[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def article_run(
+    data: Path, folder: Path, *, start: str, epochs: int, seed: int, say: Callable[[str], None], opening: Progress | None = None
+) -> None:
+    """Repeat the article on a collection; a killed run goes on where it stopped.
+
+    A manifest's `use` is not looked at: this recipe splits at random. Pictures that cannot be read are said and left out.
+
+    Raises
+    ------
+    InputRefused
+        As `read_collection` and `repeat_article`.
+    """
+    from ipfvision.nn.article import ArticleRecipe  # noqa: PLC0415
+
+    if epochs < 1:
+        raise InputRefused("At least one epoch is needed.")
+    recipe = ArticleRecipe(seed=seed, start=start, epochs=epochs)
+    pictures = read_collection(data)
+    given = []
+    for number, (picture, scan) in enumerate(open_pictures(data, pictures), start=1):
+        if isinstance(scan, Refusal):
+            say(f"{scan.file}: {scan.reason}")
+        else:
+            given.append(shown(scan, ipf=picture.label == TARGETS[0], patient=picture.patient, size=recipe.size))
+        if opening is not None:
+            opening(number, len(pictures))
+    repeat_article(given, folder, recipe, say)
+    say(f"{folder / REPORT} shows the curves and what is wrong with them.")
 
 
 def repeat_article(
