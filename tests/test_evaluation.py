@@ -1,14 +1,65 @@
 """The figures of an evaluation against scikit-learn's and SciPy's, and the path they are measured through against the page."""
 
+import csv
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
-from scipy.stats import beta
-from sklearn.metrics import roc_auc_score
+import torch
+from hypothesis import given as over
+from hypothesis import strategies as st
+from scipy.stats import beta, kendalltau
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, jaccard_score, roc_auc_score
 
-from ipfvision.workflow.answers import Answer, halves
+from ipfvision import cli, images
+from ipfvision.core.findings import TARGETS, Decision, Explanation, ModelCard
+from ipfvision.core.geometry import Crop
+from ipfvision.core.lungs import Lungs, find_lungs
+from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source
+from ipfvision.core.window import LUNG
+from ipfvision.errors import InputRefused
+from ipfvision.nn.network import card_path, card_to_json, load
+from ipfvision.nn.training import MapNetwork, Recipe
+from ipfvision.synthetic.case import disease_mask
+from ipfvision.synthetic.thorax import draw_thorax
+from ipfvision.workflow import drawn_lesions
+from ipfvision.workflow import evaluation_figures as figures
+from ipfvision.workflow.answers import Answer, Memory, answer_all, answers, halves, open_scan
+from ipfvision.workflow.evaluation import evaluate, sides
 from ipfvision.workflow.evaluation_figures import area_with_interval, exact_interval
-from ipfvision.workflow.shipping import platt
-from ipfvision.workflow.training import ManifestRow
+from ipfvision.workflow.evaluation_report import worst_errors
+from ipfvision.workflow.intake import take_in_paths
+from ipfvision.workflow.reading import Reader
+from ipfvision.workflow.samples import SAMPLES
+from ipfvision.workflow.shipping import platt, ship
+from ipfvision.workflow.training import ManifestRow, NormalSlice, read_manifest
+
+CARD = ModelCard(
+    name="card",
+    sha256="0" * 64,
+    status="test",
+    labels=TARGETS,
+    window=LUNG,
+    input_shape=(96, 128),
+    mean=0.2,
+    standard_deviation=0.8,
+    crop_margin=0.1,
+    dilated_layer4=True,
+    padding_mode="replicate",
+    temperature=1.0,
+    operating_point=0.5,
+    uncertain_band=(0.4, 0.6),
+    map_reference=5.0,
+)
 
 
 def _answers(label: str, margins: dict[str, list[float]]) -> list[Answer]:
@@ -64,3 +115,542 @@ def test_calibration_puts_one_half_between_the_classes_and_is_never_sure_of_thre
     probability = 1 / (1 + np.exp(-(np.array([7.0, -4.0]) + shift) / temperature))
     assert 0.6 < probability[0] < 0.97
     assert 0.03 < probability[1] < 0.4
+
+
+def _scored(rng: np.random.Generator, per_patient: int = 1) -> tuple[list[Answer], np.ndarray, np.ndarray]:
+    """Answers of 30 patients, with their probabilities and truth."""
+    given = _answers("ipf", {f"P{n:02}": list(rng.normal(1, 2, per_patient)) for n in range(12)})
+    given += _answers("normal", {f"N{n:02}": list(rng.normal(-1, 2, per_patient)) for n in range(10)})
+    given += _answers("other_disease", {f"O{n:02}": list(rng.normal(-1, 2, per_patient)) for n in range(8)})
+    shares = 1 / (1 + np.exp(-np.array([answer.margin for answer in given], np.float64)))
+    return given, shares, np.array([answer.row.label == "ipf" for answer in given])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_reliability_curve_and_the_brier_score_are_scikit_learns(seed: int) -> None:
+    given, shares, truth = _scored(np.random.default_rng(seed))
+    found = figures.calibration(given, CARD)
+    observed, mean = calibration_curve(truth, shares, n_bins=figures.BINS)
+    assert [one["share_of_ipf"] for one in found["bins"]] == pytest.approx(list(observed))
+    assert [one["mean_probability"] for one in found["bins"]] == pytest.approx(list(mean))
+    assert found["brier"]["value"] == pytest.approx(brier_score_loss(truth, shares))
+    counts = [one["pictures"] for one in found["bins"]]
+    error = np.average(np.abs(observed - mean), weights=counts)
+    assert found["expected_calibration_error"]["value"] == pytest.approx(error)
+    low, high = found["brier"]["interval_95"]
+    assert low < found["brier"]["value"] < high
+
+
+def test_in_calibration_patients_weigh_alike_however_many_pictures_they_have() -> None:
+    rng = np.random.default_rng(5)
+    given, shares, truth = _scored(rng, per_patient=3)
+    many = [*given, *([given[0]] * 20)]  # the first patient sends a picture twenty times more
+    weights = np.full(len(many), 1 / 3)
+    own = [index for index, answer in enumerate(many) if answer.row.patient == given[0].row.patient]
+    weights[own] = 1 / len(own)
+    expected = brier_score_loss([*truth, *([truth[0]] * 20)], [*shares, *([shares[0]] * 20)], sample_weight=weights)
+    assert figures.calibration(many, CARD)["brier"]["value"] == pytest.approx(expected)
+
+
+def test_calibration_against_one_class_is_not_defined() -> None:
+    found = figures.calibration(_answers("ipf", {"P1": [1.0]}), CARD)
+    assert found["brier"] is None
+    assert found["expected_calibration_error"] is None
+
+
+def test_the_area_with_patients_alike_is_scikit_learns_with_weights() -> None:
+    given = _answers("ipf", {"P1": [3.0, 2.5, 2.0, 1.0], "P2": [-1.0]}) + _answers("normal", {"N1": [0.0, -2.0], "N2": [2.2]})
+    weights = [0.25] * 4 + [1.0] + [0.5] * 2 + [1.0]
+    expected = roc_auc_score([True] * 5 + [False] * 3, [a.margin for a in given], sample_weight=weights)
+    assert area_with_interval(given, ("normal",))["patients_alike"] == pytest.approx(expected)
+
+
+def test_the_interval_of_an_area_is_that_of_patients_drawn_again_and_measured_by_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    ours = {f"P{n}": list(rng.normal(0.7, 1, n % 3 + 1)) for n in range(6)}
+    theirs = {f"N{n}": list(rng.normal(0, 1, n % 2 + 1)) for n in range(8)}
+    found = area_with_interval(_answers("ipf", ours) + _answers("normal", theirs), ("normal",))
+    first, second = figures._times_drawn([6, 8], 0)
+    areas = []
+    for times, others in zip(first, second, strict=True):
+        scores, truth = [], []
+        for side, drawn, positive in ((ours, times, True), (theirs, others, False)):
+            for own, count in zip((side[name] for name in sorted(side)), drawn, strict=True):
+                scores += own * int(count)
+                truth += [positive] * len(own) * int(count)
+        areas.append(roc_auc_score(truth, scores) if len(areas) < 40 else np.nan)
+    wins = figures._wins([np.array(ours[name]) for name in sorted(ours)], [np.array(theirs[name]) for name in sorted(theirs)])
+    sizes = [np.array([len(side[name]) for name in sorted(side)]) for side in (ours, theirs)]
+    quick = ((first @ wins) * second).sum(axis=1) / ((first @ sizes[0]) * (second @ sizes[1]))
+    assert quick[:40] == pytest.approx(areas[:40])
+    assert found["interval_95"] == pytest.approx(list(np.quantile(quick, [0.025, 0.975])), abs=1e-5)
+
+
+def test_one_patient_on_each_side_gives_no_interval() -> None:
+    given = _answers("ipf", {"P1": [3.0, 1.0]}) + _answers("ipf_patient", {"P1": [0.0, 2.0]})
+    (found,) = figures.within_patients(given).values()
+    assert found["auroc"] == 0.75
+    assert found["interval_95"] is None
+
+
+def test_a_missing_side_has_no_area() -> None:
+    found = area_with_interval(_answers("ipf", {"P1": [3.0]}), ("normal",))
+    assert found["auroc"] is None
+    assert found["patients"] == [1, 0]
+
+
+def test_uncertain_and_refused_are_counted_apart_from_what_is_called() -> None:
+    given = _answers("ipf", {"P1": [3.0, 0.1, -0.1, -3.0], "P2": [4.0]})
+    refused = replace(given[0], margin=None, peak=None, refused="No lungs were found.")
+    found = figures.rates([*given, refused], CARD)["ipf"]
+    assert (found["uncertain"], found["refused"], found["called_normal"]) == (2, 1, 1)
+    assert (found["called_ipf"]["count"], found["called_ipf"]["of"]) == (2, 5)
+    assert (found["at_operating_point"]["count"], found["at_operating_point"]["of"]) == (3, 5)
+    assert found["at_operating_point"]["interval_95"] == exact_interval(3, 5)
+    # P1's median picture lies at 0, a probability of one half
+    assert found["patients_at_operating_point"] == {"rate": 1.0, "count": 2, "of": 2, "interval_95": exact_interval(2, 2)}
+
+
+def test_a_label_without_a_picture_has_no_rate() -> None:
+    assert figures.rates([], CARD)["nsip"]["called_ipf"] == {"rate": None, "count": 0, "of": 0, "interval_95": None}
+
+
+def test_risk_falls_with_the_unsure_answers_and_ends_at_the_error_rate() -> None:
+    given = _answers("ipf", {"P1": [5.0, 4.0, -0.2]}) + _answers("normal", {"N1": [-5.0, -3.0, 0.3]})
+    found = figures.risk_coverage([*given, replace(given[0], margin=None)], CARD)
+    assert found is not None
+    assert found["risk"] == pytest.approx([0, 0, 0, 0, 1 / 5, 2 / 6])
+    assert found["coverage"] == pytest.approx([n / 7 for n in range(1, 7)])
+    assert found["as_used"]["coverage"]["count"] == 4
+    assert (found["as_used"]["wrong"]["rate"], found["as_used"]["uncertain"], found["as_used"]["refused"]) == (0, 2, 1)
+    assert figures.risk_coverage(_answers("nsip", {"P1": [1.0]}), CARD) is None
+
+
+@over(st.lists(st.integers(-50, 50), min_size=2, max_size=30, unique=True), st.randoms(use_true_random=False))
+def test_the_share_of_pairs_that_rise_downwards_is_kendalls_tau_in_other_words(values: list[int], random: Any) -> None:
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    down, scores = np.arange(len(values), dtype=float), np.array(shuffled, float)
+    expected = (kendalltau(down, scores).statistic + 1) / 2
+    assert figures.lower_is_higher(down, scores) == pytest.approx(expected)
+
+
+def test_slices_at_one_place_have_no_lower_one() -> None:
+    assert figures.lower_is_higher(np.zeros(4), np.arange(4.0)) is None
+
+
+def test_a_profile_that_rises_towards_the_base_is_told_from_one_that_falls() -> None:
+    def series(patient: str, margins: Sequence[float]) -> list[Answer]:
+        own = _answers("ipf", {patient: list(margins)})
+        return [replace(answer, position_mm=1000.0 - 10 * index) for index, answer in enumerate(own)]
+
+    rising, falling = series("R", np.linspace(-3, 3, 12)), series("F", np.linspace(3, -3, 12))
+    rising[0] = replace(rising[0], margin=None)
+    short = series("S", [0.0, 1.0, 2.0])
+    falls, rises = figures.profiles([*rising[::-1], *falling, *short], CARD)
+    assert (falls["patient"], falls["spearman"], falls["lower_is_higher"]) == ("F", pytest.approx(-1), 0)
+    assert (rises["patient"], rises["spearman"], rises["lower_is_higher"]) == ("R", pytest.approx(1), 1)
+    assert (rises["slices"], rises["refused"], rises["probability"][0]) == (11, 1, None)
+    assert rises["down_mm"] == pytest.approx([10 * n for n in range(12)])
+    first, second, third = rises["mean_probability_by_third"]
+    assert first < second < third
+
+
+def _features(rng: np.random.Generator, telling: float) -> list[tuple[str, str, Any]]:
+    """Two sources of ten and four patients, the second one's features shifted."""
+    return [
+        (source, f"{source}{patient}", (rng.normal(shift, 1, 40)).astype(np.float32))
+        for source, patients, shift in (("a", 10, 0.0), ("b", 4, telling))
+        for patient in range(patients)
+        for _ in range(5)
+    ]
+
+
+def test_the_source_control_finds_a_source_that_shows_and_none_that_does_not() -> None:
+    rng = np.random.default_rng(0)
+    shows = figures.source_control([*_features(rng, 2.0), ("alone", "x", np.zeros(40, np.float32))])
+    assert shows["accuracy"] > 0.95
+    assert shows["left_out"] == ["alone"]
+    assert shows["chance"] == 0.5
+    hidden = figures.source_control(_features(rng, 0.0))
+    assert hidden["interval_95"][0] < 0.5 < hidden["interval_95"][1]
+
+
+def test_features_that_name_the_patient_are_no_source() -> None:
+    """Every patient has a place of its own: pictures of one patient in training and test would be told from each other."""
+    rng = np.random.default_rng(1)
+    given = []
+    for number in range(12):
+        center = rng.normal(0, 3, 60)
+        given += [("ab"[number % 2], f"{number}", (center + rng.normal(0, 0.1, 60)).astype(np.float32)) for _ in range(6)]
+    assert figures.source_control(given)["accuracy"] < 0.8
+
+
+def test_with_one_source_there_is_nothing_to_tell() -> None:
+    assert figures.source_control([("a", "p", np.zeros(3, np.float32)), ("a", "q", np.ones(3, np.float32))])["accuracy"] is None
+
+
+def test_the_most_wrong_pictures_come_first() -> None:
+    given = _answers("ipf", {"P1": [3.0, -2.0]}) + _answers("normal", {"N1": [2.5, -4.0]}) + _answers("nsip", {"S": [9.0]})
+    given.append(replace(given[0], margin=None))
+    assert [answer.margin for answer in worst_errors(CARD, given, 3)] == [2.5, -2.0, 3.0]
+
+
+def test_the_patients_that_the_card_names_calibrate_and_trained_ones_are_named() -> None:
+    given = _answers("ipf", {"P1": [1.0], "P2": [1.0]}) + _answers("normal", {"T": [0.0]})
+    card = replace(
+        CARD,
+        details={"calibration": {"patients": {"ipf": ["P1"]}}, "training": {"data": {"training_patients": ["T", "U"]}}},
+    )
+    split = sides(card, given)
+    assert {answer.row.patient for answer in split.calibrating} == {"P1"}
+    assert {answer.row.patient for answer in split.reported} == {"P2", "T"}
+    assert split.trained_on == ("T",)
+    assert sides(CARD, given).calibrating == ()
+
+
+# The path
+
+
+@pytest.fixture(scope="module")
+def reader(random_model: Callable[[], Any]) -> Reader:
+    return Reader(random_model())
+
+
+def _manifest(folder: Path, rows: Sequence[tuple[str, str, str, str, str]]) -> Path:
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label", "patient", "use", "scale"), *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sample scans as a manifest: a series in an archive, DICOM files, pictures, one of them with an arrow burned in."""
+    folder = tmp_path_factory.mktemp("collection")
+    for name in ("01_normal.dcm", "04_normal_upper.png", "06_honeycombing_diffuse.png", "02_honeycombing.dcm", "09_series.zip"):
+        shutil.copy(SAMPLES / name, folder / name)
+    marked = cv2.imread(str(SAMPLES / "06_honeycombing_diffuse.png"), cv2.IMREAD_GRAYSCALE)
+    rows, columns = marked.shape
+    tip = columns * 3 // 10, rows * 6 // 10
+    arrow = np.array([tip, (tip[0] + 34, tip[1] - 12), (tip[0] + 34, tip[1] + 12)], np.int32)
+    cv2.fillPoly(marked, [arrow], 255)
+    cv2.polylines(marked, [arrow], isClosed=True, color=0, thickness=2)
+    (folder / "marked.png").write_bytes(images.write_png(marked))
+    import zipfile
+
+    with zipfile.ZipFile(folder / "09_series.zip") as archive:
+        members = archive.namelist()
+    return _manifest(
+        folder,
+        [
+            ("01_normal.dcm", "normal", "N1", "validation", "hounsfield"),
+            ("04_normal_upper.png", "normal", "N2", "validation", "grey"),
+            ("06_honeycombing_diffuse.png", "ipf", "P1", "validation", "grey"),
+            ("marked.png", "ipf", "P2", "validation", "grey"),
+            ("02_honeycombing.dcm", "ipf", "P3", "validation", "hounsfield"),
+            *((f"09_series.zip/{member}", "ipf_patient", "P4", "validation", "hounsfield") for member in members),
+        ],
+    )
+
+
+def test_an_answer_is_what_the_page_answers(reader: Reader, collection: Path) -> None:
+    given = answer_all(reader, collection, read_manifest(collection), lambda _: None).answers
+    assert any(answer.marks for answer in given)
+    for answer in given:
+        reading = reader.read(open_scan(collection, answer.row))
+        assert answer.margin == reading.prediction.margin
+        assert (answer.refused is None) == (reading.prediction.decision is not Decision.REFUSED)
+        assert answer.marks == len(reading.marks)
+        explanation = answer.explanation()
+        if explanation is not None:
+            heatmap = reading.explanations["ipf"].heatmap()
+            assert np.allclose(explanation.heatmap(), heatmap, rtol=1e-4, atol=1e-5 * heatmap.max())
+            assert answer.peak == pytest.approx(reading.explanations["ipf"].peak, rel=1e-5)
+
+
+def test_an_answer_to_a_marked_real_picture_is_what_the_page_answers(reader: Reader, shared_data: Path) -> None:
+    rows = [row for row in read_manifest(shared_data) if row.use == "validation" and row.label in {"ipf", "nsip"}]
+    rows = [row for row in rows if not row.file.startswith("osic")] + [row for row in rows if row.file.startswith("osic")][:2]
+    given = answer_all(reader, shared_data, rows, lambda _: None).answers
+    assert any(answer.marks for answer in given)
+    for answer in given:
+        reading = reader.read(open_scan(shared_data, answer.row))
+        assert (answer.margin, answer.refused is None) == (reading.prediction.margin, bool(reading.explanations))
+
+
+def test_the_same_slice_taken_in_by_the_page_has_the_same_margin(reader: Reader, collection: Path) -> None:
+    given = answer_all(reader, collection, read_manifest(collection), lambda _: None).answers
+    by_file = {answer.row.file: answer.margin for answer in given}
+    for name in ("01_normal.dcm", "04_normal_upper.png", "marked.png"):
+        (series,) = take_in_paths([collection / name]).series
+        assert reader.read(series.slices[0]).prediction.margin == by_file[name]
+
+
+# What is remembered
+
+
+class _Tired(Reader):
+    """A reader that has nothing left to say."""
+
+    def see(self, scan: Slice) -> Any:
+        raise AssertionError("what was answered is not asked again")
+
+
+def test_a_second_evaluation_asks_nothing_again(reader: Reader, collection: Path, tmp_path: Path) -> None:
+    rows = read_manifest(collection)
+    first = answer_all(reader, collection, rows, lambda _: None, tmp_path).answers
+    again = answer_all(_Tired(reader.model), collection, rows, lambda _: None, tmp_path).answers
+    for one, two in zip(first, again, strict=True):
+        assert (one.row, one.margin, one.peak, one.refused, one.crop, one.position_mm, one.marks, one.margin_with_marks) == (
+            (two.row, two.margin, two.peak, two.refused, two.crop, two.position_mm, two.marks, two.margin_with_marks)
+        )
+        assert one.pooled == pytest.approx(two.pooled)
+        assert one.cells == pytest.approx(two.cells)
+
+
+def test_half_an_answer_and_another_checkpoints_answer_are_not_remembered(
+    reader: Reader, collection: Path, tmp_path: Path
+) -> None:
+    rows = read_manifest(collection)[:1]
+    (answer,) = answer_all(reader, collection, rows, lambda _: None, tmp_path).answers
+    (file,) = tmp_path.glob("*/*.npz")
+    key = file.stem
+    assert Memory(tmp_path, reader.card).find(key, rows[0]) is not None
+    assert Memory(tmp_path, replace(reader.card, sha256="1" * 64)).find(key, rows[0]) is None
+    assert Memory(tmp_path, replace(reader.card, crop_margin=0.2)).find(key, rows[0]) is None
+    content = file.read_bytes()
+    for length in (0, len(content) // 2, len(content) - 10):
+        file.write_bytes(content[:length])
+        assert Memory(tmp_path, reader.card).find(key, rows[0]) is None
+    (again,) = answer_all(reader, collection, rows, lambda _: None, tmp_path).answers
+    assert again.margin == answer.margin
+
+
+# Bad input
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_answered(
+    reader: Reader, collection: Path, tmp_path: Path
+) -> None:
+    shutil.copy(collection / "01_normal.dcm", tmp_path / "good.dcm")
+    (tmp_path / "torn.png").write_bytes((collection / "04_normal_upper.png").read_bytes()[:500])
+    data = _manifest(
+        tmp_path,
+        [
+            ("torn.png", "ipf", "P1", "validation", "grey"),
+            ("absent.png", "ipf", "P1", "validation", "grey"),
+            ("no.zip/member.dcm", "ipf", "P1", "validation", "hounsfield"),
+            ("good.dcm", "normal", "P2", "validation", "hounsfield"),
+            ("good.dcm", "tuberculosis", "P2", "validation", "hounsfield"),
+            ("good.dcm", "normal", "P3", "train", "hounsfield"),
+        ],
+    )
+    said: list[str] = []
+    found = answer_all(reader, data, read_manifest(data), said.append)
+    assert [answer.row.file for answer in found.answers] == ["good.dcm"]
+    assert [file for file, _ in found.unreadable] == ["torn.png", "absent.png", "no.zip/member.dcm"]
+    assert all(any(file in sentence for sentence in said) for file, _ in found.unreadable)
+    assert found.other_labels == (("tuberculosis", 1),)
+    assert any("'tuberculosis'" in sentence for sentence in said)
+
+
+def test_a_collection_without_a_picture_to_measure_on_is_refused_in_a_sentence(reader: Reader, tmp_path: Path) -> None:
+    empty = _manifest(tmp_path, [])
+    with pytest.raises(InputRefused, match="no picture to measure on"):
+        answer_all(reader, empty, read_manifest(empty), lambda _: None)
+    torn = _manifest(tmp_path, [("absent.png", "ipf", "P1", "validation", "grey")])
+    with pytest.raises(InputRefused, match="None of the 1 pictures could be read"):
+        answer_all(reader, torn, read_manifest(torn), lambda _: None)
+
+
+def test_the_command_line_says_bad_input_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(tmp_path / "no.safetensors"), str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+# Drawn lesions
+
+
+@pytest.fixture(scope="module")
+def normal() -> NormalSlice:
+    thorax = draw_thorax(np.random.default_rng(1), level=0.6, size=320, spacing_mm=1.0)
+    hu = thorax.pixels.astype(np.float32)
+    scan = Slice(hu, Scale.HOUNSFIELD, Source("x", "PNG", ""), np.zeros(hu.shape, np.bool_))
+    return NormalSlice(hu, find_lungs(scan), 1.0, "drawn")
+
+
+def _explanation(cells: np.ndarray, crop: Crop | None = None) -> Explanation:
+    rows, columns = cells.shape
+    own = crop or Crop(0, 0, 10 * columns, 10 * rows, (16 * rows, 16 * columns), (10 * rows, 10 * columns))
+    return Explanation(cells.astype(np.float32), own, target="ipf", method="gradcam", layer="layer4", unit="logits")
+
+
+def test_the_frame_of_a_map_is_its_outermost_cells() -> None:
+    cells = np.zeros((4, 5))
+    cells[0, 2], cells[2, 2], cells[3, 4] = 1, 2, 1
+    assert drawn_lesions.mass_in_frame(_explanation(cells)) == pytest.approx(0.5)
+    assert drawn_lesions.mass_in_frame(_explanation(np.zeros((4, 5)))) is None
+
+
+def test_mass_is_outside_the_lung_by_its_distance_in_cells() -> None:
+    cells = np.ones((4, 6))  # a uniform map: shares are areas
+    lung = np.zeros((40, 60), np.bool_)
+    lung[:, :20] = True
+    for spacing in (None, PixelSpacing(0.7, 0.7)):
+        assert drawn_lesions.mass_beyond(_explanation(cells), Lungs(lung), 0, spacing) == pytest.approx(40 / 60)
+        # half a cell is 5 pixels: centers of columns 20 to 24 are at most 5 pixels from that of column 19
+        assert drawn_lesions.mass_beyond(_explanation(cells), Lungs(lung), 0.5, spacing) == pytest.approx(35 / 60)
+    doubted = Lungs(lung, doubt="The mask does not hold.")
+    assert drawn_lesions.mass_beyond(_explanation(cells), doubted, 0.5, None) is None
+    assert drawn_lesions.mass_beyond(_explanation(0 * cells), Lungs(lung), 0.5, None) is None
+
+
+def test_sizes_begin_where_they_say() -> None:
+    assert [drawn_lesions.size_of(share) for share in (0.0, 0.0999, 0.1, 0.2499, 0.25, 1.0)] == [
+        "small",
+        "small",
+        "medium",
+        "medium",
+        "large",
+        "large",
+    ]
+
+
+def test_overlaps_on_drawn_lesions_are_scikit_learns(reader: Reader, normal: NormalSlice, tmp_path: Path) -> None:
+    rows = drawn_lesions.score_drawn(reader, [normal], lambda _: None, tmp_path, cases=2, seed=3)
+    for row in (row for row in rows if row.finding == "all"):
+        drawn = drawn_lesions.draw(normal, 3, row.case)
+        assert drawn is not None
+        case, scan = drawn
+        area = disease_mask(case.annotations, scan.shape)
+        reading = reader.read(scan)
+        explanation, evidence = reading.explanations["ipf"], reading.evidence
+        assert evidence is not None
+        heatmap = explanation.heatmap()
+        assert row.iou_positive == pytest.approx(jaccard_score(area.ravel(), heatmap.ravel() > 0))
+        inside = (heatmap > 0) & reading.lungs.mask
+        assert row.iou_positive_in_lung == pytest.approx(jaccard_score(area.ravel(), inside.ravel()))
+        signed = explanation.crop.paste_cells(evidence.cells) > 0
+        assert row.iou_sign == pytest.approx(jaccard_score(area.ravel(), signed.ravel()))
+        colored = heatmap >= 0.1 * reader.card.map_reference
+        assert row.iou_colored == pytest.approx(jaccard_score(area.ravel(), colored.ravel()))
+        truth = explanation.crop.cell_shares(area, evidence.cells.shape) >= 0.4
+        assert row.iou_cells == pytest.approx(jaccard_score(truth.ravel(), evidence.cells.ravel() > 0), abs=0.03)
+        assert row.mass == pytest.approx(heatmap[area].sum() / heatmap.sum(), rel=1e-4)
+        assert row.cell_mm == pytest.approx(max(explanation.crop.width / 8, explanation.crop.height / 6))
+    assert any(row.iou_positive is not None for row in rows)
+
+
+def test_drawn_cases_repeat_by_seed_and_go_on_where_they_stopped(reader: Reader, normal: NormalSlice, tmp_path: Path) -> None:
+    first = drawn_lesions.score_drawn(reader, [normal], lambda _: None, tmp_path / "a", cases=2, seed=1)
+    assert drawn_lesions.score_drawn(_Tired(reader.model), [normal], lambda _: None, tmp_path / "a", cases=2, seed=1) == first
+    assert drawn_lesions.score_drawn(reader, [normal], lambda _: None, tmp_path / "b", cases=2, seed=1) == first
+    findings = {row.finding for row in first}
+    assert "all" in findings
+    assert len(findings) > 1
+
+
+def test_means_of_drawn_lesions_are_over_slices(normal: NormalSlice) -> None:
+    def row(case: int, on: int, mass: float) -> drawn_lesions.DrawnScore:
+        return drawn_lesions.DrawnScore(case, on, "P", "all", "small", 0.05, refused=False, mass=mass, pointing_hit=mass > 0.5)
+
+    found = drawn_lesions.summarize_drawn([row(0, 0, 1.0), row(1, 0, 0.0), row(2, 1, 1.0)])
+    assert found["all"]["figures"]["mass"]["mean"] == pytest.approx(0.75)
+    assert found["all"]["figures"]["pointing_hit"]["mean"] == pytest.approx(0.75)
+    assert found["by_size"]["large"]["figures"]["mass"]["mean"] is None
+    assert found["by_size"]["small"]["cases"] == 3
+
+
+# The whole
+
+
+@pytest.fixture(scope="module")
+def report(random_model: Any, collection: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """The checkpoint, the folder and the figures of one evaluation, of a card that names patients."""
+    folder = tmp_path_factory.mktemp("report")
+    data = folder / "data"
+    shutil.copytree(collection, data)
+    thorax = draw_thorax(np.random.default_rng(2), level=0.6, size=320, spacing_mm=1.0)
+    from ipfvision.core.window import apply_window
+
+    content = images.write_png(np.rint(apply_window(thorax.pixels, LUNG) * 255).astype(np.uint8))
+    for name in ("held.png", "held2.png", "trained.png"):
+        (data / name).write_bytes(content)
+    (data / "torn <b>.png").write_bytes(b"torn")
+    with (data / "manifest.csv").open("a", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ("held.png", "normal", "H", "train", "hu_window"),
+                ("trained.png", "normal", "T", "train", "hu_window"),
+                ("torn <b>.png", "ipf", "P5", "validation", "grey"),
+            ]
+        )
+    weights = folder / "model.safetensors"
+    shutil.copy(random_model.weights, weights)
+    card = load(random_model.weights).card
+    details = {
+        "calibration": {"patients": {"ipf": ["P1"], "normal": ["N1"]}},
+        "training": {"data": {"training_patients": ["T"], "held_out_patients": ["H"]}},
+    }
+    card_path(weights).write_text(json.dumps(card_to_json(replace(card, details=details))))
+    return weights, folder / "out", evaluate(weights, data, folder / "out", lambda _: None, drawn_cases=3)
+
+
+def test_the_report_needs_no_other_file_and_escapes_what_it_names(report: tuple[Path, Path, dict[str, Any]]) -> None:
+    page = (report[1] / "report.html").read_text("utf-8")
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "torn <b>" not in page
+    assert "torn &lt;b&gt;.png" in page
+    assert page.count("data:image/png;base64,") >= 5
+
+
+def test_an_evaluation_writes_figures_and_tables_that_agree(report: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, out, found = report
+    assert json.loads((out / "figures.json").read_text()) == json.loads(json.dumps(found))
+    with (out / "answers.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == found["data"]["pictures"] == sum(one["pictures"] for one in found["by_source"])
+    assert {line["patient"] for line in lines if line["patient_is"] == "calibrating"} == {"P1", "N1"}
+    assert found["data"]["unreadable"][0][0] == "torn <b>.png"
+    with (out / "drawn_lesions.csv").open(newline="") as file:
+        drawn = list(csv.DictReader(file))
+    assert {row["patient"] for row in drawn} == {"H"}
+    assert found["drawn_lesions"]["all"]["cases"] == len({row["case"] for row in drawn})
+    ours = [line for line in lines if line["label"] == "ipf" and line["margin"]]
+    theirs = [line for line in lines if line["label"] == "normal" and line["margin"]]
+    truth = [True] * len(ours) + [False] * len(theirs)
+    assert found["auroc"]["ipf_against_normal"]["auroc"] == pytest.approx(
+        roc_auc_score(truth, [float(line["margin"]) for line in ours + theirs])
+    )
+
+
+def test_an_evaluation_changes_nothing_of_the_model(report: tuple[Path, Path, dict[str, Any]], random_model: Any) -> None:
+    assert report[0].read_bytes() == random_model.weights.read_bytes()
+
+
+def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_path: Path) -> None:
+    """The answers that the card's figures rest on are those of the written, rounded weights."""
+    recipe = Recipe(input_shape=(96, 128), steps=1)
+    torch.manual_seed(1)
+    model = MapNetwork(recipe)
+    with torch.no_grad():
+        model.weight.normal_(0, 0.02)
+        model.bias.fill_(1.2345)
+    run = tmp_path / "run"
+    run.mkdir()
+    state = {"recipe": json.dumps(asdict(recipe)), "model": model.state_dict(), "step": 1}
+    torch.save(state, run / "state.pt")
+    for name, content in (("run.json", "{}"), ("start.json", "{}"), ("log.jsonl", "{}")):
+        (run / name).write_text(content + "\n")
+    weights = tmp_path / "shipped.safetensors"
+    said = ship(run, collection, weights, lambda _: None)
+    assert load(weights).card.details["figures"] == json.loads(json.dumps(said["figures"]))
+    with (run / "answers.csv").open(newline="") as file:
+        told = {line["file"]: line["margin"] for line in csv.DictReader(file)}
+    for answer in answers(weights, collection, lambda _: None):
+        assert answer.margin is None or answer.margin == pytest.approx(float(told[answer.row.file]), abs=1e-4)
+    assert load(weights).card.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -218,7 +218,7 @@ class Memory:
             with np.load(self._folder / f"{key}.npz", allow_pickle=False) as kept:
                 said: dict[str, Any] = json.loads(str(kept["said"]))
                 arrays = {name: kept[name] for name in ("pooled", "cells") if name in kept}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
         crop: dict[str, Any] | None = said.pop("crop")
         if crop is not None:

@@ -3,7 +3,7 @@
 What is not defined is None. A picture's patient is what is drawn again in a bootstrap, never the picture.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -47,26 +47,24 @@ def rate(successes: int, trials: int) -> dict[str, Any]:
     }
 
 
-def _edges(draws: Iterable[float | None]) -> list[float] | None:
-    """95 % percentile interval of bootstrap draws; None if none is defined."""
-    defined = [draw for draw in draws if draw is not None]
-    return [round(float(edge), 6) for edge in np.quantile(defined, [0.025, 0.975])] if defined else None
+def _edges(draws: Floats) -> list[float] | None:
+    """95 % percentile interval of bootstrap draws; NaN is a draw in which the figure is not defined."""
+    defined = draws[~np.isnan(draws)]
+    return [round(float(edge), 6) for edge in np.quantile(defined, [0.025, 0.975])] if defined.size else None
 
 
-def _drawn_again(sides: Sequence[Sequence[Any]], figure: Callable[..., float | None], seed: int) -> list[float | None]:
-    """A figure of patients drawn again, with replacement, within each side."""
+def _times_drawn(sizes: Sequence[int], seed: int) -> list[Floats]:
+    """For every side, (BOOTSTRAPS, patients): how often each patient is drawn, with replacement and within the side."""
     rng = np.random.default_rng(seed)
     return [
-        figure(*([side[index] for index in rng.integers(0, len(side), len(side))] for side in sides)) for _ in range(BOOTSTRAPS)
+        np.stack([np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(BOOTSTRAPS)]).astype(np.float64)
+        for size in sizes
     ]
 
 
-def area(ours: Sequence[Floats], theirs: Sequence[Floats]) -> float | None:
-    """Area under the ROC curve of pictures, grouped by patient, of the positive against the negative side."""
-    from ipfvision.nn.training import auroc  # noqa: PLC0415
-
-    scores = np.concatenate([*ours, *theirs])
-    return auroc(scores, np.arange(len(scores)) < sum(map(len, ours)))
+def _wins(ours: Sequence[Floats], theirs: Sequence[Floats]) -> Floats:
+    """(our patients, their patients): pairs of pictures of which ours has the higher margin, ties half (Mann and Whitney)."""
+    return np.array([[float((np.sign(own[:, None] - other) + 1).sum() / 2) for other in theirs] for own in ours])
 
 
 def area_with_interval(
@@ -76,8 +74,6 @@ def area_with_interval(
 
     `patients_alike` is the same area with every patient weighing alike, whoever has how many pictures.
     """
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
-
     ours, theirs = list(by_patient(given, positives)), list(by_patient(given, negatives))
     if not ours or not theirs:
         return {
@@ -87,15 +83,16 @@ def area_with_interval(
             "images": [0, 0],
             "patients": [len(ours), len(theirs)],
         }
-    alone = len(ours) == len(theirs) == 1  # of one patient on each side there is nothing to draw again
-    weights = np.concatenate([np.full(len(own), 1 / len(own)) for own in (*ours, *theirs)])
-    images = [int(sum(map(len, side))) for side in (ours, theirs)]
-    alike = roc_auc_score(np.arange(sum(images)) < images[0], np.concatenate([*ours, *theirs]), sample_weight=weights)
+    wins, counts = _wins(ours, theirs), [np.array([float(len(own)) for own in side]) for side in (ours, theirs)]
+    interval = None
+    if len(ours) > 1 or len(theirs) > 1:  # of one patient on each side there is nothing to draw again
+        first, second = _times_drawn([len(ours), len(theirs)], seed)
+        interval = _edges(((first @ wins) * second).sum(axis=1) / ((first @ counts[0]) * (second @ counts[1])))
     return {
-        "auroc": area(ours, theirs),
-        "interval_95": None if alone else _edges(_drawn_again((ours, theirs), area, seed)),
-        "patients_alike": float(alike),
-        "images": images,
+        "auroc": float(wins.sum() / counts[0].sum() / counts[1].sum()),
+        "interval_95": interval,
+        "patients_alike": float((wins / np.outer(*counts)).mean()),
+        "images": [int(count.sum()) for count in counts],
         "patients": [len(ours), len(theirs)],
     }
 
@@ -165,93 +162,69 @@ def rates(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
     return figures
 
 
-def _shares(given: Sequence[Answer], card: ModelCard) -> list[list[tuple[Floats, bool]]]:
-    """Per side, then per patient: the probabilities of the pictures that were answered, and whether they show IPF."""
-    return [
-        [(_logistic(own / card.temperature), positive) for own in by_patient(given, labels)]
-        for labels, positive in ((("ipf",), True), (NEGATIVES, False))
-    ]
-
-
 def _logistic(values: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -500, 500))), np.float64)
-
-
-def _weighed(patients: Sequence[tuple[Floats, bool]]) -> tuple[Floats, Floats, Floats]:
-    """Probabilities, truth and weights that add up to 1 for every patient."""
-    if not patients:
-        return np.zeros(0), np.zeros(0), np.zeros(0)
-    shares = np.concatenate([own for own, _ in patients])
-    truth = np.concatenate([np.full(len(own), float(positive)) for own, positive in patients])
-    return shares, truth, np.concatenate([np.full(len(own), 1 / len(own)) for own, _ in patients])
-
-
-def _bins(shares: Floats) -> npt.NDArray[np.intp]:
-    return np.minimum((shares * BINS).astype(np.intp), BINS - 1)
-
-
-def expected_calibration_error(shares: Floats, truth: Floats, weights: Floats) -> float | None:
-    """Mean distance between the mean probability and the share of IPF in each of `BINS` bins (Guo et al., ICML 2017).
-
-    None without a picture.
-    """
-    if weights.sum() <= 0:
-        return None
-    gaps = np.bincount(_bins(shares), weights=weights * (shares - truth), minlength=BINS)
-    return float(np.abs(gaps).sum() / weights.sum())
-
-
-def brier(shares: Floats, truth: Floats, weights: Floats) -> float | None:
-    """Mean squared distance between probability and truth; None without a picture."""
-    return float(np.average(np.square(shares - truth), weights=weights)) if weights.sum() > 0 else None
 
 
 def calibration(given: Sequence[Answer], card: ModelCard, seed: int = 0) -> dict[str, Any]:
     """Reliability curve, Brier score and expected calibration error of IPF against `NEGATIVES`, every patient weighing alike.
 
-    Intervals are from a bootstrap over patients within each side. The expected calibration error is never negative, so a few
-    patients alone lift it above 0.
+    The expected calibration error is the mean distance between the mean probability and the share of IPF in each of `BINS` bins
+    (Guo et al., ICML 2017). It is never negative, so a few patients alone lift it above 0. Intervals are from a bootstrap over
+    patients within each side.
     """
-    sides = _shares(given, card)
-    shares, truth, weights = _weighed([*sides[0], *sides[1]])
-    if not sides[0] or not sides[1]:
-        return {"brier": None, "expected_calibration_error": None, "bins": [], "patients": [len(side) for side in sides]}
+    ours, theirs = (
+        [_logistic(own / card.temperature) for own in by_patient(given, labels)] for labels in (("ipf",), NEGATIVES)
+    )
+    if not ours or not theirs:
+        return {"brier": None, "expected_calibration_error": None, "bins": [], "patients": [len(ours), len(theirs)]}
+    # (patients, bins): every figure is a quotient of sums over patients, so that a draw is a matrix product
+    sums = [_in_bins(own, 1.0) for own in ours] + [_in_bins(own, 0.0) for own in theirs]
+    weight, share, truth, squared = np.stack(sums, axis=1)
+    once = np.ones((1, len(weight)))
+    drawn = np.concatenate(_times_drawn([len(ours), len(theirs)], seed), axis=1)
 
-    def of(figure: Callable[[Floats, Floats, Floats], float | None]) -> dict[str, Any]:
-        def again(ours: Sequence[tuple[Floats, bool]], theirs: Sequence[tuple[Floats, bool]]) -> float | None:
-            return figure(*_weighed([*ours, *theirs]))
+    def brier(times: Floats) -> Floats:
+        return np.asarray((times @ squared).sum(axis=1) / (times @ weight).sum(axis=1))
 
-        return {"value": figure(shares, truth, weights), "interval_95": _edges(_drawn_again(sides, again, seed))}
+    def error(times: Floats) -> Floats:
+        return np.asarray(np.abs(times @ (share - truth)).sum(axis=1) / (times @ weight).sum(axis=1))
 
-    found = _bins(shares)
-    bins = []
-    for index in range(BINS):
-        own = found == index
+    def observed(times: Floats) -> Floats:
+        of = times @ weight
+        return np.asarray(np.divide(times @ truth, of, out=np.full_like(of, np.nan), where=of > 0))
 
-        def observed(s: Floats, t: Floats, w: Floats, index: int = index) -> float | None:
-            inside = _bins(s) == index
-            return float(np.average(t[inside], weights=w[inside])) if inside.any() else None
-
-        if own.any():
-            share_of_ipf = of(observed)
-            bins.append(
-                {
-                    "from": index / BINS,
-                    "to": (index + 1) / BINS,
-                    "pictures": int(own.sum()),
-                    "weight_in_patients": float(weights[own].sum()),
-                    "mean_probability": float(np.average(shares[own], weights=weights[own])),
-                    "share_of_ipf": share_of_ipf["value"],
-                    "interval_95": share_of_ipf["interval_95"],
-                }
-            )
+    pictures = np.bincount(_bin_of(np.concatenate([*ours, *theirs])), minlength=BINS)
+    shares_of_ipf, intervals = observed(once)[0], observed(drawn)
     return {
-        "brier": of(brier),
-        "expected_calibration_error": of(expected_calibration_error),
-        "bins": bins,
-        "pictures": len(shares),
-        "patients": [len(side) for side in sides],
+        "brier": {"value": float(brier(once)[0]), "interval_95": _edges(brier(drawn))},
+        "expected_calibration_error": {"value": float(error(once)[0]), "interval_95": _edges(error(drawn))},
+        "bins": [
+            {
+                "from": index / BINS,
+                "to": (index + 1) / BINS,
+                "pictures": int(pictures[index]),
+                "weight_in_patients": float(weight[:, index].sum()),
+                "mean_probability": float(share[:, index].sum() / weight[:, index].sum()),
+                "share_of_ipf": float(shares_of_ipf[index]),
+                "interval_95": _edges(intervals[:, index]),
+            }
+            for index in np.flatnonzero(pictures)
+        ],
+        "pictures": int(pictures.sum()),
+        "patients": [len(ours), len(theirs)],
     }
+
+
+def _bin_of(shares: Floats) -> npt.NDArray[np.intp]:
+    return np.minimum((shares * BINS).astype(np.intp), BINS - 1)
+
+
+def _in_bins(shares: Floats, truth: float) -> Floats:
+    """(4, BINS) of one patient, whose pictures weigh 1 together: weight, and weighted probability, truth, squared error."""
+    found = _bin_of(shares)
+    sums = (np.ones_like(shares), shares, np.full_like(shares, truth), np.square(shares - truth))
+    return np.stack([np.bincount(found, values, BINS) / len(shares) for values in sums])
 
 
 def risk_coverage(given: Sequence[Answer], card: ModelCard) -> dict[str, Any] | None:
@@ -416,12 +389,11 @@ def source_control(given: Sequence[tuple[str, str, npt.NDArray[np.float32]]], se
         [float((told == truth)[groups == group].mean()) for group in np.unique(groups[truth == source])] for source in asked
     ]
 
-    def accuracy(*drawn: Sequence[float]) -> float:
-        return float(np.mean([np.mean(side) for side in drawn]))
-
+    times = _times_drawn([len(side) for side in sides], seed)
+    draws = np.mean([own @ np.array(side) / len(side) for own, side in zip(times, sides, strict=True)], axis=0)
     return {
-        "accuracy": accuracy(*sides),
-        "interval_95": _edges(_drawn_again(sides, accuracy, seed)),
+        "accuracy": float(np.mean([np.mean(side) for side in sides])),
+        "interval_95": _edges(draws),
         "chance": 1 / len(asked),
         "sources": counts,
         "left_out": left_out,
