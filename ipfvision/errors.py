@@ -9,7 +9,8 @@
     │   ├── UnsupportedEncoding  a transfer syntax or pixel layout that no decoder here reads
     │   ├── TooLarge             more pixels, bytes or files than the limits allow
     │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
-    └── ModelUnusable            the checkpoint or its card is missing, damaged or of another architecture
+    ├── ModelUnusable            the checkpoint or its card is missing, damaged or of another architecture
+    └── RunStopped               a training run cannot begin in this folder, or cannot go on: another run, a full disk
 
 `str(error)` is one sentence for a clinician (what was found, what was expected, the DICOM tag, what to do next). It may be
 shown as it stands: it names no patient.
@@ -54,3 +55,7 @@ class UnsafeArchive(InputRefused):
 
 class ModelUnusable(IpfVisionError):
     """The checkpoint or its card is missing, damaged, or of another architecture."""
+
+
+class RunStopped(IpfVisionError):
+    """A training run cannot begin in its folder or cannot go on: another run lies there, or the disk is full."""

@@ -13,7 +13,7 @@ from ipfvision import images
 from ipfvision.core.lungs import find_lungs
 from ipfvision.core.slice import Scale, Slice, Source
 from ipfvision.core.window import LUNG, apply_window
-from ipfvision.errors import InputRefused, ModelUnusable
+from ipfvision.errors import InputRefused, ModelUnusable, RunStopped
 from ipfvision.nn.starting_weights import BLOCKS, start
 from ipfvision.nn.training import Examples, MapNetwork, Recipe, auroc, cell_figures, load_run, map_loss, train
 from ipfvision.synthetic.thorax import draw_thorax
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path: Path) -> None:
 def test_a_folder_of_another_recipe_is_not_overwritten(tmp_path: Path) -> None:
     examples = _examples()
     train(replace(TINY, steps=2), examples, examples, tmp_path)
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(RunStopped, match="another recipe"):
         train(replace(TINY, steps=2, seed=5), examples, examples, tmp_path)
 
 

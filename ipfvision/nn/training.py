@@ -17,11 +17,12 @@ average pooling and one linear layer, Grad-CAM *is* the class map M = (w_IPF - w
 
 import json
 import math
+import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +30,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ipfvision.errors import ModelUnusable
+from ipfvision.errors import ModelUnusable, RunStopped
 from ipfvision.nn.network import PaddingMode, body, build
 from ipfvision.nn.starting_weights import start
+from ipfvision.whole_file import write_whole_by
 
 LEAST_LESION_CELLS = 0.3
 """Positives whose lesion fills less than this many cells do not train the map."""
 
 
+STATE, PROGRESS, LOG, BEGUN = "state.pt", "progress.pt", "log.jsonl", "start.json"
+"""Files of a run. `STATE` holds the network that a run arrived at; `PROGRESS`, of a labelled run under way, does not."""
+
+
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides a run, written into its manifest."""
+class NetworkRecipe:
+    """What every recipe decides: the network, what it sees, and how it learns. Written into the run's manifest."""
 
     seed: int = 0
     start: str = "astra"
@@ -48,24 +54,77 @@ class Recipe:
     standard_deviation: float = 0.8
     dilated_layer4: bool = True
     padding_mode: PaddingMode = "replicate"
-    steps: int = 500
-    coarse_share: float = 0.6
-    """Share of the steps, the first ones, that see the pictures at half the size: a quarter of the time each."""
     batch: int = 12
     learning_rate: float = 2.5e-4
     warm_up: int = 30
+    """Steps."""
     weight_decay: float = 0.02
     bias_rate: float = 60.0
     """Times the learning rate: at the normal one the bias stays near 0 and the cell loss fights the image loss."""
     frozen: tuple[str, ...] = ("conv1", "bn1", "layer1")
     map_weight: float = 1.0
     """Times the map's losses; 0 is training on labels alone."""
+
+    @property
+    def cell(self) -> int:
+        """Input pixels along a side of one cell of the map."""
+        return 16 if self.dilated_layer4 else 32
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe(NetworkRecipe):
+    """Lesions drawn into normal slices: a number of steps that is set beforehand."""
+
+    steps: int = 500
+    coarse_share: float = 0.6
+    """Share of the steps, the first ones, that see the pictures at half the size: a quarter of the time each."""
     every: int = 50
     """Steps between validations and saved states."""
 
     @property
     def coarse_steps(self) -> int:
         return round(self.coarse_share * self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRecipe(NetworkRecipe):
+    """Labelled pictures: epochs, and the one with the least loss on the validation patients is kept.
+
+    Raises
+    ------
+    ValueError
+        If a number makes no sense.
+    """
+
+    input_shape: tuple[int, int] = (192, 256)
+    batch: int = 8
+    learning_rate: float = 1e-4
+    warm_up: int = 10
+    epochs: int = 30
+    """At most."""
+    patience: int = 8
+    """Epochs without a lower validation loss after which a run ends."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.patience < 1 or self.batch < 2 or self.batch % 2:
+            raise ValueError("at least one epoch, patience for one, and batches of an even number of pictures")
+        if min(self.input_shape) < 64 or any(side % 32 for side in self.input_shape):
+            raise ValueError(f"rows and columns are multiples of 32, at least 64, not {self.input_shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Where a run computes."""
+
+    device: torch.device
+    bfloat16: bool
+    """In autocast; the weights stay in float32."""
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+
+ON_CPU = Compute(torch.device("cpu"), bfloat16=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +167,7 @@ def _halved(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 class MapNetwork(nn.Module):
     """The ResNet-50's body with one signed class map: what is trained. `as_classifier` is what is shipped."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: NetworkRecipe) -> None:
         super().__init__()
         self.network = build(recipe.dilated_layer4, recipe.padding_mode)
         self.weight = nn.Parameter(torch.zeros(2048))
@@ -117,7 +176,7 @@ class MapNetwork(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, h, w): the class map M without the bias, in float32."""
         features = body(self.network, images)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(images.device.type, enabled=False):
             return torch.einsum("k,nkhw->nhw", self.weight, features.float())
 
     def adopt_head(self) -> None:
@@ -177,14 +236,14 @@ def map_loss(
     return total
 
 
-def _images(examples: Examples, recipe: Recipe) -> torch.Tensor:
-    grey = torch.from_numpy(np.ascontiguousarray(examples.images)).float() / 255
+def _images(examples: Examples, recipe: NetworkRecipe, device: torch.device) -> torch.Tensor:
+    grey = torch.from_numpy(np.ascontiguousarray(examples.images)).to(device).float() / 255
     values = (grey - recipe.mean) / recipe.standard_deviation
     return values[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def _shares(array: npt.NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).float() / 255
+def _shares(array: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device).float() / 255
 
 
 def _batches(examples: Examples, recipe: Recipe, first_step: int) -> Iterator[Examples]:
@@ -202,32 +261,37 @@ def _batches(examples: Examples, recipe: Recipe, first_step: int) -> Iterator[Ex
 
 
 def _calibrate(model: MapNetwork, examples: Examples, recipe: Recipe) -> None:
-    """Measure BatchNorm's statistics anew on training images, stage by stage in one running mean."""
+    """Measure BatchNorm's statistics anew on twelve training batches."""
+    batches = _batches(examples, recipe, 0)
+    first = [next(batches) for _ in range(12)]
+    calibrate(model, (batch.halved() if recipe.coarse_steps else batch for batch in first), recipe, ON_CPU)
+
+
+def calibrate(model: MapNetwork, batches: Iterable[Examples], recipe: NetworkRecipe, compute: Compute) -> None:
+    """Measure BatchNorm's statistics anew, stage by stage in one running mean."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
     model.train()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for index, batch in enumerate(_batches(examples, recipe, 0)):
-            if index == 12:
-                break
-            model(_images(batch.halved() if recipe.coarse_steps else batch, recipe))
+    with torch.no_grad(), compute.autocast():
+        for batch in batches:
+            model(_images(batch, recipe, compute.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 def class_map_of(
-    model: MapNetwork, examples: Examples, recipe: Recipe
+    model: MapNetwork, examples: Examples, recipe: NetworkRecipe, compute: Compute = ON_CPU
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Maps (N, h, w) and margins (N,) in evaluation mode."""
     model.eval()
     maps = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), compute.autocast():
         for first in range(0, len(examples), recipe.batch):
             index = np.arange(first, min(first + recipe.batch, len(examples)))
-            maps.append(model(_images(examples.take(index), recipe)).numpy())
+            maps.append(model(_images(examples.take(index), recipe, compute.device)).cpu().numpy())
     stacked = np.concatenate(maps)
     return stacked, stacked.mean(axis=(1, 2)) + float(model.bias.detach())
 
@@ -269,6 +333,65 @@ def auroc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.bool_]
     return float(roc_auc_score(positive, scores))
 
 
+def optimizer_of(model: MapNetwork, recipe: NetworkRecipe) -> torch.optim.AdamW:
+    """Freeze what the recipe freezes, and AdamW for the rest; norms and biases do not decay."""
+    for name in recipe.frozen:
+        model.network.get_submodule(name).requires_grad_(False)
+    weights = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and n != "bias"]
+    others = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim <= 1 and n != "bias"]
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "weight_decay": recipe.weight_decay, "factor": 1.0},
+            {"params": others, "weight_decay": 0.0, "factor": 1.0},
+            {"params": [model.bias], "weight_decay": 0.0, "factor": recipe.bias_rate},
+        ],
+        lr=recipe.learning_rate,
+    )
+
+
+def descend(
+    model: MapNetwork,
+    optimizer: torch.optim.Optimizer,
+    batch: Examples,
+    recipe: NetworkRecipe,
+    step: int,
+    steps: int,
+    compute: Compute,
+) -> tuple[float, torch.Tensor]:
+    """One step of the optimizer, with warm-up and cosine decay over all `steps`.
+
+    Returns
+    -------
+    The loss, and (N, h, w) the class map before the step.
+    """
+    model.train()
+    for name in recipe.frozen:
+        model.network.get_submodule(name).eval()
+    ramp = min(1.0, (step + 1) / recipe.warm_up)
+    rate = recipe.learning_rate * ramp * 0.5 * (1 + math.cos(math.pi * step / steps))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    with compute.autocast():
+        class_map = model(_images(batch, recipe, compute.device))
+    labels = torch.from_numpy(batch.labels.astype(np.float32)).to(compute.device)
+    lesions, lungs = _shares(batch.lesions, compute.device), _shares(batch.lungs, compute.device)
+    loss = map_loss(class_map, model.bias, labels, lesions, lungs, recipe.map_weight)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    return float(loss.detach()), class_map.detach()
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state whole or not at all; raises RunStopped with a sentence if the disk is full."""
+
+    def write(file: BinaryIO) -> None:
+        torch.save(dict(state), file)
+
+    write_whole_by(path, write)
+
+
 def train(
     recipe: Recipe,
     examples: Examples,
@@ -284,24 +407,13 @@ def train(
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     model = MapNetwork(recipe)
-    state_file, log_file = folder / "state.pt", folder / "log.jsonl"
-    for name in recipe.frozen:
-        model.network.get_submodule(name).requires_grad_(False)
-    weights = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and n != "bias"]
-    others = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim <= 1 and n != "bias"]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": weights, "weight_decay": recipe.weight_decay, "factor": 1.0},
-            {"params": others, "weight_decay": 0.0, "factor": 1.0},
-            {"params": [model.bias], "weight_decay": 0.0, "factor": recipe.bias_rate},
-        ],
-        lr=recipe.learning_rate,
-    )
+    state_file, log_file = folder / STATE, folder / LOG
+    optimizer = optimizer_of(model, recipe)
     first = 0
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         if state["recipe"] != json.dumps(asdict(replace(recipe, every=0)), sort_keys=True):
-            raise ValueError(f"{folder} holds a run of another recipe: choose another folder")
+            raise RunStopped(f"{folder.name} holds a run of another recipe or other options: choose another folder.")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
@@ -311,7 +423,7 @@ def train(
             _calibrate(model, examples, recipe)
         if begun.has_head:
             model.adopt_head()
-        (folder / "start.json").write_text(json.dumps(asdict(begun), indent=1))
+        (folder / BEGUN).write_text(json.dumps(asdict(begun), indent=1))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses: list[float] = []
     clock = time.monotonic()
@@ -319,23 +431,8 @@ def train(
         if step >= recipe.steps:
             break
         coarse = step < recipe.coarse_steps
-        seen = batch.halved() if coarse else batch
-        model.train()
-        for name in recipe.frozen:
-            model.network.get_submodule(name).eval()
-        ramp = min(1.0, (step + 1) / recipe.warm_up)
-        rate = recipe.learning_rate * ramp * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        with torch.autocast("cpu", torch.bfloat16):
-            class_map = model(_images(seen, recipe))
-        labels = torch.from_numpy(seen.labels.astype(np.float32))
-        loss = map_loss(class_map, model.bias, labels, _shares(seen.lesions), _shares(seen.lungs), recipe.map_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
+        loss, _ = descend(model, optimizer, batch.halved() if coarse else batch, recipe, step, recipe.steps, ON_CPU)
+        losses.append(loss)
         if (step + 1) % recipe.every == 0 or step + 1 == recipe.steps:
             measured = validation.halved() if coarse else validation
             maps, margins = class_map_of(model, measured, recipe)
@@ -350,29 +447,42 @@ def train(
             losses, clock = [], time.monotonic()
             with log_file.open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            part = state_file.with_suffix(".part")
-            torch.save(
+            save_state(
+                state_file,
                 {
                     "recipe": json.dumps(asdict(replace(recipe, every=0)), sort_keys=True),
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step + 1,
                 },
-                part,
             )
-            part.replace(state_file)
             report(line)
     return model.eval()
 
 
-def load_run(folder: Path) -> tuple[Recipe, MapNetwork, int]:
-    """A run's recipe, its network and the number of steps done; raises ModelUnusable if the folder holds none."""
-    state_file = folder / "state.pt"
+def read_state(path: Path) -> dict[str, Any]:
+    """A state as `save_state` wrote it; raises ModelUnusable with a sentence if it is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise ModelUnusable(f"{path.name} of the run is damaged: train again in another folder.") from None
+    return state
+
+
+def load_run(folder: Path) -> tuple[NetworkRecipe, MapNetwork, int]:
+    """A run's recipe, its network and the number of steps done; raises ModelUnusable if the folder holds none.
+
+    Of a labelled run it is the epoch that its validation patients chose.
+    """
+    state_file = folder / STATE
+    if not state_file.is_file() and (folder / PROGRESS).is_file():
+        raise ModelUnusable(f"The run in {folder.name} has not finished: start the same command again, and it goes on.")
     if not state_file.is_file():
         raise ModelUnusable(f"{folder.name} holds no training run: give the folder that 'train' wrote.")
-    state = torch.load(state_file, weights_only=True)
+    state = read_state(state_file)
+    kind = LabelledRecipe if state.get("kind") == "labelled" else Recipe
     given = json.loads(state["recipe"])
-    recipe = Recipe(**{**given, "input_shape": tuple(given["input_shape"]), "frozen": tuple(given["frozen"])})
+    recipe = kind(**{**given, "input_shape": tuple(given["input_shape"]), "frozen": tuple(given["frozen"])})
     model = MapNetwork(recipe)
     model.load_state_dict(state["model"])
     return recipe, model.eval(), int(state["step"])

@@ -186,7 +186,7 @@ def _refuse_labels(found: Mapping[str, int], labels: Collection[str]) -> None:
     if others:
         named = ", ".join(repr(label) for label in others[:8])
         raise InputRefused(
-            f"The labels {named} were found, and only {' and '.join(labels)} are known: rename them, or leave their pictures out."
+            f"The labels {named} were found, and only {' and '.join(labels)} are known: rename or leave out their pictures."
         )
 
 
