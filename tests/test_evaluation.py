@@ -34,7 +34,7 @@ from ipfvision.synthetic.thorax import draw_thorax
 from ipfvision.workflow import drawn_lesions
 from ipfvision.workflow import evaluation_figures as figures
 from ipfvision.workflow.answers import Answer, Memory, answer_all, answers, halves, open_scan
-from ipfvision.workflow.evaluation import evaluate, sides
+from ipfvision.workflow.evaluation import collection_rows, evaluate, sides
 from ipfvision.workflow.evaluation_figures import area_with_interval, exact_interval
 from ipfvision.workflow.evaluation_report import worst_errors
 from ipfvision.workflow.intake import take_in_paths
@@ -654,3 +654,42 @@ def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_pa
     for answer in answers(weights, collection, lambda _: None):
         assert answer.margin is None or answer.margin == pytest.approx(float(told[answer.row.file]), abs=1e-4)
     assert load(weights).card.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+# Collections
+
+
+def test_a_folder_per_class_is_measured_and_what_is_no_class_of_the_model_is_counted(reader: Reader, tmp_path: Path) -> None:
+    for label, patient in (("ipf", "A"), ("ipf", "B"), ("normal", "C"), ("sarcoidosis", "D")):
+        folder = tmp_path / label / patient
+        folder.mkdir(parents=True)
+        shutil.copy(SAMPLES / ("04_normal_upper.png" if label == "normal" else "06_honeycombing_diffuse.png"), folder / "a.png")
+    shutil.copy(SAMPLES / "05_normal_base.png", tmp_path / "normal" / "loose.png")
+    found = answer_all(reader, tmp_path, collection_rows(tmp_path), lambda _: None)
+    assert [(answer.row.label, answer.row.patient) for answer in found.answers] == [
+        ("ipf", "A"),
+        ("ipf", "B"),
+        ("normal", "C"),
+        ("normal", "unknown: normal/loose.png"),
+    ]
+    assert found.other_labels == (("sarcoidosis", 1),)
+    # a folder per class is no source: the control would find the class
+    assert {answer.source for answer in found.answers} == {"the collection"}
+
+
+def test_a_manifest_without_a_use_is_measured_whole(collection: Path, tmp_path: Path) -> None:
+    shutil.copytree(collection, tmp_path / "data")
+    with (tmp_path / "data" / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label", "patient"), ("marked.png", "IPF", "P1"), ("01_normal.dcm", "Normal", "")])
+    rows = collection_rows(tmp_path / "data")
+    assert [(row.label, row.patient, row.use) for row in rows] == [
+        ("ipf", "P1", "validation"),
+        ("normal", "unknown: 01_normal.dcm", "validation"),
+    ]
+
+
+def test_an_empty_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="holds no pictures"):
+        collection_rows(tmp_path)
+    with pytest.raises(InputRefused, match="no folder nowhere"):
+        collection_rows(tmp_path / "nowhere")

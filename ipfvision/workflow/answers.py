@@ -6,6 +6,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision import dicom, images
 from ipfvision.core.findings import Decision, Explanation, ModelCard
 from ipfvision.core.geometry import Crop
 from ipfvision.core.slice import Slice
-from ipfvision.errors import InputRefused, IpfVisionError
+from ipfvision.errors import InputRefused
+from ipfvision.workflow.labelled import Files, LabelledPicture, open_picture
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.training import ManifestRow, read_manifest
 
 LABELS = ("ipf", "normal", "nsip", "other_disease", "ipf_patient")
 """`ipf_patient`: slices of an IPF patient that show little or no disease."""
-DECIDES = ("core", "dicom", "nn", "images.py", "workflow/reading.py")
+DECIDES = ("core", "dicom", "nn", "images.py", "workflow/reading.py", "workflow/answers.py")
 """Parts of the package that decide an answer: when they change, what was remembered is read again."""
 
 Say = Callable[[str], None]
@@ -56,7 +57,9 @@ class Answer:
     def source(self) -> str:
         """The folder or archive that the picture came from."""
         first, _, rest = self.row.file.partition("/")
-        return first.removesuffix(".zip") if rest else "files"
+        if not rest or first.lower() == self.row.label:  # a folder per class is no source
+            return "the collection"
+        return first.removesuffix(".zip")
 
     def explanation(self) -> Explanation | None:
         """The map for IPF, to draw it again; None if no lungs were found."""
@@ -77,31 +80,14 @@ class Given:
 
 
 def open_scan(data: Path, row: ManifestRow) -> Slice:
-    """Read one picture of a collection; a file inside an archive is written `archive.zip/member`.
+    """Read one picture of a collection, by its content; a file inside an archive is written `archive.zip/member`.
 
     Raises
     ------
-    IpfVisionError
+    InputRefused
         With a sentence, whatever is wrong with the file.
     """
-    return _read(_bytes(data, row), row)
-
-
-def _bytes(data: Path, row: ManifestRow) -> bytes:
-    archive, found, member = row.file.partition(".zip/")
-    try:
-        if found:
-            with zipfile.ZipFile(data / f"{archive}.zip") as opened:
-                return opened.read(member)
-        return (data / row.file).read_bytes()
-    except (OSError, KeyError, zipfile.BadZipFile):
-        raise InputRefused("The collection names this file, but it is not there or cannot be opened.") from None
-
-
-def _read(content: bytes, row: ManifestRow) -> Slice:
-    if row.scale == "hounsfield":
-        return dicom.read(content, row.file)[0]
-    return images.read(content, row.file)
+    return open_picture(data, LabelledPicture(row.file, row.label, row.patient))
 
 
 def measured(rows: Iterable[ManifestRow], labels: Collection[str] = LABELS) -> tuple[list[ManifestRow], dict[str, int]]:
@@ -154,24 +140,25 @@ def answer_rows(reader: Reader, data: Path, rows: Sequence[ManifestRow], say: Sa
     memory = None if remember is None else Memory(remember, reader.card)
     given, unreadable = [], []
     clock, fresh = time.monotonic(), 0
-    for number, row in enumerate(rows, start=1):
-        try:
-            content = _bytes(data, row)
-            key = hashlib.sha256(content + row.scale.encode()).hexdigest()
-            answer = None if memory is None else memory.find(key, row)
-            if answer is None:
-                answer = answer_one(reader, row, _read(content, row))
-                fresh += 1
-                if memory is not None:
-                    memory.keep(key, answer)
-        except IpfVisionError as error:
-            unreadable.append((row.file, str(error)))
-            say(f"{row.file}: {error}")
-            continue
-        given.append(answer)
-        if number % 8 == 0 or number == len(rows):
-            left = (time.monotonic() - clock) / fresh * (len(rows) - number) if fresh else 0
-            say(f"reading: {number} of {len(rows)} pictures{left_words(left)}")
+    with ExitStack() as archives:
+        files = Files(data, archives)
+        for number, row in enumerate(rows, start=1):
+            if number % 8 == 0 or number == len(rows):
+                left = (time.monotonic() - clock) / fresh * (len(rows) - number) if fresh else 0
+                say(f"reading: {number} of {len(rows)} pictures{left_words(left)}")
+            try:
+                key = hashlib.sha256(files.content(row.file)).hexdigest()
+                answer = None if memory is None else memory.find(key, row)
+                if answer is None:
+                    answer = answer_one(reader, row, open_scan(data, row))
+                    fresh += 1
+                    if memory is not None:
+                        memory.keep(key, answer)
+            except InputRefused as error:
+                unreadable.append((row.file, str(error)))
+                say(f"{row.file}: {error}")
+            else:
+                given.append(answer)
     return Given(tuple(given), tuple(unreadable))
 
 
@@ -215,7 +202,7 @@ class Memory:
     def find(self, key: str, row: ManifestRow) -> Answer | None:
         """What was answered before; None if nothing was, or only half of it was written."""
         try:
-            with np.load(self._folder / f"{key}.npz", allow_pickle=False) as kept:
+            with (self._folder / f"{key}.npz").open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 said: dict[str, Any] = json.loads(str(kept["said"]))
                 arrays = {name: kept[name] for name in ("pooled", "cells") if name in kept}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):

@@ -19,6 +19,7 @@ from ipfvision.core.findings import Decision, Explanation
 from ipfvision.core.lungs import Lungs
 from ipfvision.core.overlay import outline
 from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, hash_pixels
+from ipfvision.errors import InputRefused
 from ipfvision.images import write_png
 from ipfvision.synthetic.case import Case, disease_mask, draw_case
 from ipfvision.workflow.answers import Say, code_hash, left_words
@@ -289,7 +290,10 @@ def held_out(reader: Reader, data: Path) -> list[NormalSlice]:
     """The slices of the patients that the card says no lesion was drawn into for training; empty if there are none here."""
     training = reader.card.details.get("training", {})
     patients = training.get("data", {}).get("held_out_patients", [])
-    return normal_slices(data, patients) if patients and (data / "manifest.csv").is_file() else []
+    try:
+        return normal_slices(data, patients) if patients else []
+    except InputRefused:  # no manifest, or not one of slices to draw into
+        return []
 
 
 def worst(rows: Sequence[DrawnScore], count: int) -> list[DrawnScore]:

@@ -11,7 +11,7 @@ from ipfvision import __version__
 from ipfvision.core.findings import ModelCard
 from ipfvision.workflow import drawn_lesions
 from ipfvision.workflow import evaluation_figures as figures
-from ipfvision.workflow.answers import Answer, Given, Say, answer_all, answer_rows, open_scan
+from ipfvision.workflow.answers import LABELS, Answer, Given, Say, answer_all, answer_rows, open_scan
 from ipfvision.workflow.evaluation_report import (
     Sheet,
     Sheets,
@@ -21,9 +21,12 @@ from ipfvision.workflow.evaluation_report import (
     worst_errors,
     write_report,
 )
+from ipfvision.workflow.labelled import MANIFEST, read_collection
 from ipfvision.workflow.reading import Reader
-from ipfvision.workflow.training import ManifestRow, NormalSlice, read_manifest
+from ipfvision.workflow.training import ManifestRow, NormalSlice
 
+NOBODY = "unknown:"
+"""Before a file's name where its patient is not known."""
 WORST_DRAWN = 8
 NORMALS_OF_A_PATIENT = 20
 """Slices without disease of each training patient that the source control looks at."""
@@ -69,7 +72,7 @@ def evaluate(weights: Path, data: Path, out: Path, say: Say, drawn_cases: int = 
         If the checkpoint cannot be loaded, or there is no picture to measure on.
     """
     reader = Reader.open(weights)
-    rows = _rows(data)
+    rows = collection_rows(data)
     remember = out / "remembered"
     out.mkdir(parents=True, exist_ok=True)
     given = answer_all(reader, data, rows, say, remember)
@@ -87,9 +90,30 @@ def evaluate(weights: Path, data: Path, out: Path, say: Say, drawn_cases: int = 
     return found
 
 
-def _rows(data: Path) -> list[ManifestRow]:
-    """Of a manifest that says what each row is for; of any other collection all pictures, to measure on."""
-    return read_manifest(data)
+def collection_rows(data: Path) -> list[ManifestRow]:
+    """The pictures of a collection: a manifest.csv, with or without `use`, or a folder per class.
+
+    What is not for training is to be measured on. Where the patient is not known, every picture is taken for one.
+    """
+    return [
+        ManifestRow(
+            picture.file,
+            picture.label,
+            picture.patient or f"{NOBODY} {picture.file}",
+            "train" if picture.use == "train" else "validation",
+            scale="",
+        )
+        for picture in read_collection(data, _labels(data))
+    ]
+
+
+def _labels(data: Path) -> set[str]:
+    """Every label that is there: what the model is not measured on is counted later, and stops nothing."""
+    manifest = data if data.suffix.lower() == ".csv" else data / MANIFEST
+    if not manifest.is_file():
+        return {path.name.lower() for path in data.iterdir() if path.is_dir()} if data.is_dir() else set(LABELS)
+    with manifest.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return {(row.get("label") or "").strip().lower() for row in csv.DictReader(file)}
 
 
 def _more_normals(reader: Reader, data: Path, rows: Sequence[ManifestRow], say: Say, remember: Path) -> tuple[Answer, ...]:
@@ -130,6 +154,7 @@ def measure(
             "pictures": len(answers),
             "patients": len({answer.row.patient for answer in answers}),
             "patients_trained_on": list(split.trained_on),
+            "patient_not_known": sum(answer.row.patient.startswith(NOBODY) for answer in answers),
             "unreadable": [list(one) for one in given.unreadable],
             "left_out_labels": dict(given.other_labels),
         },

@@ -188,6 +188,12 @@ def _cautions(card: ModelCard, found: Mapping[str, Any]) -> list[str]:
     trained = found["data"]["patients_trained_on"]
     if trained:
         said.append(f"The model was trained on patients of this collection ({', '.join(trained)}): no figure here is honest.")
+    unknown = found["data"]["patient_not_known"]
+    if unknown:
+        said.append(
+            f"The patient of {unknown} pictures is not known: each counts as a patient of its own, and intervals are too narrow "
+            "if some are of one patient."
+        )
     area = found["auroc"]["ipf_against_normal"]
     patients = area["patients"][0]
     if patients < FEW:
@@ -232,7 +238,7 @@ def _plots(card: ModelCard, found: Mapping[str, Any], given: Sequence[Answer]) -
             content,
             (
                 "Reliability: bins of 0.1, every patient weighing alike, 95 % bootstrap intervals over patients. IPF against "
-                "normal lung and other disease."
+                "normal lung and other disease. A bin in which all are alike has an interval without width."
             ),
         )
     risk = found["risk_coverage"]["reported_patients"]
