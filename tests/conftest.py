@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from ipfvision.core.window import LUNG
 from ipfvision.nn.network import Model, body, build, card_path, card_to_json, load, save
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where checks of models are kept between runs: pytest's own cache, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = request.config.cache.mkdir("models")
+        patch.setenv("IPFVISION_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """From logits to the words on the page."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -9,13 +10,27 @@ import torch
 from ipfvision.core.findings import Decision, ModelCard, Prediction
 from ipfvision.nn.network import Model, body
 
+if TYPE_CHECKING:
+    from ipfvision.nn.runtime import Runtime
 
-def run(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One pass without gradients: (N, 3, H, W) -> features (N, 2048, h, w) and logits (N, 2)."""
+
+def run(model: Model, images: torch.Tensor, runtime: "Runtime | None" = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pass without gradients: (N, 3, H, W) -> features (N, 2048, h, w) and logits (N, 2).
+
+    Parameters
+    ----------
+    runtime
+        What computes the features; the model's own network if there is none, so that it may be a changed one.
+    """
+    if runtime is None:
+        with torch.inference_mode():
+            features = body(model.network, images)
+        features = features.clone()  # a clone outside inference mode may be differentiated
+    else:
+        features = runtime.features(images)
     with torch.inference_mode():
-        features = body(model.network, images)
         logits = model.linear(features.mean(dim=(2, 3)))
-    return features.clone(), logits  # a clone outside inference mode may be differentiated
+    return features, logits
 
 
 def pooled(features: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -22,6 +22,7 @@ from ipfvision.workflow.intake import Refusal
 
 if TYPE_CHECKING:
     from ipfvision.nn.network import Model
+    from ipfvision.nn.runtime import Runtime
 
 DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "ipf_resnet50.safetensors"
 
@@ -92,8 +93,10 @@ class Seen:
 class Reader:
     """A loaded model. Safe to share between threads."""
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: "Model", runtime: "Runtime | None" = None) -> None:
+        """Without a runtime, the model's own torch network computes."""
         self._model = model
+        self._runtime = runtime
 
     @property
     def card(self) -> ModelCard:
@@ -104,15 +107,28 @@ class Reader:
         """The model itself, for the other use cases of this layer. It is shared: nobody changes it or hooks it."""
         return self._model
 
+    @property
+    def computed_by(self) -> str:
+        """What computes the network, with its version; for people."""
+        return "torch" if self._runtime is None else self._runtime.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what computes the network here: why reading is slower than it need be."""
+        return () if self._runtime is None else self._runtime.notes
+
     @classmethod
     def open(cls, weights: Path = DEFAULT_MODEL) -> "Reader":
-        """Load a checkpoint and its card; raises ModelUnusable with a sentence.
+        """Load a checkpoint and its card, and make it ready to run; raises ModelUnusable with a sentence.
 
-        torch is imported here and not before: it takes seconds.
+        torch is imported here and not before: it takes seconds. The first start of a model takes some seconds more
+        (`ipfvision.nn.runtime`).
         """
         from ipfvision.nn.network import load  # noqa: PLC0415
+        from ipfvision.nn.runtime import prepare  # noqa: PLC0415
 
-        return cls(load(weights))
+        model = load(weights)
+        return cls(model, prepare(model))
 
     def see(self, scan: Slice) -> Seen:
         """What the model sees of a slice and what it makes of that: marks, fill, lungs, crop, one pass.
@@ -133,13 +149,13 @@ class Reader:
             return Seen(lungs, marks, filled)
         card = self.card
         image, crop = prepare(grey(filled or scan, card.window), lungs, card.input_shape, card.crop_margin)
-        features, logits = run(self._model, to_tensor(image[None], card))
+        features, logits = run(self._model, to_tensor(image[None], card), self._runtime)
         with_marks = None
         if marks:
             # The same crop, so that the marks are the only difference.
             marked, _ = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
             if (marked != image).any():
-                _, marked_logits = run(self._model, to_tensor(marked[None], card))
+                _, marked_logits = run(self._model, to_tensor(marked[None], card), self._runtime)
                 with_marks = float(marked_logits[0, 0] - marked_logits[0, 1])
         margin = float(logits[0, 0] - logits[0, 1])
         return Seen(lungs, marks, filled, image, crop, features, pooled(features)[0], margin, with_marks)
