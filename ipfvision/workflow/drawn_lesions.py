@@ -24,6 +24,7 @@ from ipfvision.images import write_png
 from ipfvision.synthetic.case import Case, disease_mask, draw_case
 from ipfvision.workflow.answers import Say, code_hash, left_words
 from ipfvision.workflow.collection import mean_over_patients
+from ipfvision.workflow.evaluation_figures import grouped_area, rate
 from ipfvision.workflow.reading import Reader, Reading, picture
 from ipfvision.workflow.training import NormalSlice, normal_slices
 
@@ -36,7 +37,7 @@ COLORED = 0.1
 """Share of the card's map reference from which a map is drawn in color."""
 TRUE_CELL = 0.4
 """Share of a cell that is lesion from which the cell is true, as in `ipfvision.nn.training.cell_figures`."""
-WHOLE = "all"
+WHOLE, NOTHING = "all", "nothing"
 OUTLINE = (72, 219, 251)
 
 
@@ -49,11 +50,11 @@ class DrawnScore:
     """Number of the slice that was drawn into, among the held-out patients' slices."""
     patient: str
     finding: str
-    """"all" is everything that was drawn except ground glass; else one finding alone."""
+    """"all" is everything that was drawn except ground glass, "nothing" a slice without fibrosis; else one finding alone."""
     size: str
     severity: float
     """Share of the lungs' area in the disease mask."""
-    refused: bool
+    decision: str
     probability: float | None = None
     cell_mm: float | None = None
     """The longer side of a cell."""
@@ -98,7 +99,9 @@ def size_of(severity: float) -> str:
 def score_drawn(
     reader: Reader, normals: Sequence[NormalSlice], say: Say, remember: Path, cases: int = CASES, seed: int = 0
 ) -> list[DrawnScore]:
-    """Draw `cases` cases into these slices, read them and score their maps; the same seed gives the same cases.
+    """Draw `cases` cases into these slices, read them and score their maps; then read half as many without fibrosis.
+
+    The same seed gives the same cases.
 
     A case with nothing but ground glass is left out: it is not counted as fibrosis anywhere else either.
 
@@ -116,21 +119,22 @@ def score_drawn(
     folder.mkdir(parents=True, exist_ok=True)
     found: list[DrawnScore] = []
     clock, fresh = time.monotonic(), 0
-    for index in range(cases):
-        number = int(_order(len(normals), seed, index))
-        kept = folder / f"{seed}_{index}_{hash_pixels(normals[number].hu)[:16]}.json"
+    total = cases + cases // 2
+    for index in range(total):
+        diseased, number = index < cases, _order(len(normals), seed, index)
+        kept = folder / f"{seed}_{index}_{diseased}_{hash_pixels(normals[number].hu)[:16]}.json"
         if kept.is_file():
             own = [DrawnScore(**row) for row in json.loads(kept.read_text())]
         else:
             fresh += 1
-            own = _score_case(reader, normals[number], index, number, seed)
+            own = (_score_case if diseased else _score_nothing)(reader, normals[number], index, number, seed)
             part = kept.with_suffix(".part")
             part.write_text(json.dumps([asdict(row) for row in own]), encoding="utf-8")
             part.replace(kept)
         found += own
-        if (index + 1) % 10 == 0 or index + 1 == cases:
-            left = (time.monotonic() - clock) / fresh * (cases - index - 1) if fresh else 0
-            say(f"drawn lesions: {index + 1} of {cases} cases{left_words(left)}")
+        if (index + 1) % 10 == 0 or index + 1 == total:
+            left = (time.monotonic() - clock) / fresh * (total - index - 1) if fresh else 0
+            say(f"drawn lesions: {index + 1} of {total} cases{left_words(left)}")
     return found
 
 
@@ -140,12 +144,11 @@ def _order(count: int, seed: int, index: int) -> int:
     return int(np.random.default_rng((seed, turn)).permutation(count)[place])
 
 
-def draw(normal: NormalSlice, seed: int, index: int) -> tuple[Case, Slice] | None:
-    """Draw one diseased case; None if the lungs are too small to draw in."""
+def draw(normal: NormalSlice, seed: int, index: int, *, diseased: bool = True) -> tuple[Case, Slice] | None:
+    """Draw one case, distractors as in training; None if the lungs are too small to draw in."""
+    rng = np.random.default_rng((seed, 7, index))
     try:
-        case = draw_case(
-            normal.hu, normal.lungs.mask, normal.mm_per_pixel, np.random.default_rng((seed, 7, index)), diseased=True
-        )
+        case = draw_case(normal.hu, normal.lungs.mask, normal.mm_per_pixel, rng, diseased=diseased)
     except ValueError:
         return None
     spacing = PixelSpacing(normal.mm_per_pixel, normal.mm_per_pixel)
@@ -168,7 +171,7 @@ def _score_case(reader: Reader, normal: NormalSlice, index: int, number: int, se
         "patient": normal.patient,
         "size": size_of(case.severity),
         "severity": case.severity,
-        "refused": reading.prediction.decision is Decision.REFUSED,
+        "decision": reading.prediction.decision.value,
         "probability": reading.prediction.probability,
     }
     if "ipf" not in reading.explanations:
@@ -182,6 +185,15 @@ def _score_case(reader: Reader, normal: NormalSlice, index: int, number: int, se
     ]
     rows += [DrawnScore(finding=one.said.finding.value, **own, **_agreement(reading, [one])) for one in case.annotations]
     return rows
+
+
+def _score_nothing(reader: Reader, normal: NormalSlice, index: int, number: int, seed: int) -> list[DrawnScore]:
+    """A slice without fibrosis, most with distractors: what is answered. There is no lesion for the map to lie on."""
+    drawn = draw(normal, seed, index, diseased=False)
+    if drawn is None:
+        return []
+    answer = reader.answer(reader.see(drawn[1]))
+    return [DrawnScore(index, number, normal.patient, NOTHING, "", 0.0, answer.decision.value, answer.probability)]
 
 
 def _agreement(reading: Reading, annotations: Sequence[Annotation]) -> dict[str, Any]:
@@ -251,25 +263,54 @@ def mass_in_frame(explanation: Explanation) -> float | None:
     return float(1 - cells[1:-1, 1:-1].sum() / cells.sum())
 
 
-def summarize_drawn(rows: Sequence[DrawnScore]) -> dict[str, Any]:
-    """Means with 95 % bootstrap intervals over the slices that were drawn into, for everything, by size and by finding."""
+def summarize_drawn(rows: Sequence[DrawnScore], point: float) -> dict[str, Any]:
+    """Means with 95 % bootstrap intervals over the slices that were drawn into, for everything, by size and by finding.
+
+    Parameters
+    ----------
+    point
+        The card's operating point, for the answers.
+    """
 
     def means(of: Sequence[DrawnScore]) -> dict[str, Any]:
         return {
             "cases": len({row.case for row in of}),
-            "refused": sum(row.refused for row in of),
+            "refused": sum(row.decision == Decision.REFUSED.value for row in of),
             "figures": {name: _mean(of, name) for name in NUMBERS},
         }
 
-    whole = [row for row in rows if row.finding == WHOLE]
+    whole, nothing = ([row for row in rows if row.finding == finding] for finding in (WHOLE, NOTHING))
     findings = [finding.value for finding in Finding if any(row.finding == finding.value for row in rows)]
     return {
         "patients": sorted({row.patient for row in rows}),
-        "slices": len({row.slice for row in rows}),
+        "slices": len({row.slice for row in whole}),
+        "answers": {name: _answers_to(own, point) for name, own in (("fibrosis", whole), ("nothing", nothing))},
+        "auroc": grouped_area(_by_slice(whole), _by_slice(nothing)),
         "all": means(whole),
         "by_size": {name: means([row for row in whole if row.size == name]) for name, _ in SIZES},
         "by_finding": {finding: means([row for row in rows if row.finding == finding]) for finding in findings},
     }
+
+
+def _answers_to(rows: Sequence[DrawnScore], point: float) -> dict[str, Any]:
+    shares = [row.probability for row in rows if row.probability is not None]
+    said = [row.decision for row in rows]
+    return {
+        "at_operating_point": rate(sum(share >= point for share in shares), len(shares)),
+        "called_ipf": rate(said.count(Decision.IPF.value), len(shares)),
+        "called_normal": said.count(Decision.NORMAL.value),
+        "uncertain": said.count(Decision.UNCERTAIN.value),
+        "refused": said.count(Decision.REFUSED.value),
+        "pictures": len(rows),
+    }
+
+
+def _by_slice(rows: Sequence[DrawnScore]) -> list[npt.NDArray[np.float64]]:
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row.probability is not None:
+            found.setdefault(row.slice, []).append(row.probability)
+    return [np.array(shares) for shares in found.values()]
 
 
 def _mean(rows: Sequence[DrawnScore], name: str) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def measure(
             "normal_pictures": _control([*(a for a in answers if a.row.label == "normal"), *normals]),
             "all_pictures": _control(answers),
         },
-        "drawn_lesions": drawn_lesions.summarize_drawn(drawn) if drawn else None,
+        "drawn_lesions": drawn_lesions.summarize_drawn(drawn, card.operating_point) if drawn else None,
     }
 
 

@@ -74,7 +74,11 @@ def area_with_interval(
 
     `patients_alike` is the same area with every patient weighing alike, whoever has how many pictures.
     """
-    ours, theirs = list(by_patient(given, positives)), list(by_patient(given, negatives))
+    return grouped_area(list(by_patient(given, positives)), list(by_patient(given, negatives)), seed)
+
+
+def grouped_area(ours: Sequence[Floats], theirs: Sequence[Floats], seed: int = 0) -> dict[str, Any]:
+    """The same for scores that are given as one array for each patient, or for whatever else is to be drawn again."""
     if not ours or not theirs:
         return {
             "auroc": None,

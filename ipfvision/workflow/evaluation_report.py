@@ -191,8 +191,8 @@ def _cautions(card: ModelCard, found: Mapping[str, Any]) -> list[str]:
     unknown = found["data"]["patient_not_known"]
     if unknown:
         said.append(
-            f"The patient of {unknown} pictures is not known: each counts as a patient of its own, and intervals are too narrow "
-            "if some are of one patient."
+            f"The patient of {unknown} pictures is not known: each counts as a patient of its own, and intervals are too "
+            "narrow if some are of one patient."
         )
     area = found["auroc"]["ipf_against_normal"]
     patients = area["patients"][0]
