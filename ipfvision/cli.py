@@ -139,6 +139,8 @@ def _read(arguments: argparse.Namespace) -> int:
     places = [(number, index) for number, series in enumerate(intake.series) for index in range(len(series.slices))]
     slices = [intake.series[number].slices[index] for number, index in places]
     reader = Reader.open(arguments.model)
+    for note in reader.notes:
+        _say(note)
     progress = _Progress("reading")
     for folder in (arguments.overlay, arguments.maps):
         if folder is not None:
@@ -200,6 +202,8 @@ def _agree(arguments: argparse.Namespace) -> int:
         _say(f"scored: {cases} {'case' if cases == 1 else 'cases'}, {slices} slices")
 
     reader = Reader.open(arguments.model)
+    for note in reader.notes:
+        _say(note)
     summary = agree_collection(
         arguments.source, arguments.out, reader, arguments.target, arguments.method, arguments.label, progress
     )

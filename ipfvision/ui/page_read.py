@@ -221,6 +221,9 @@ def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
     said = here.scan.warnings if seen is None else seen.reading.warnings
     warnings = markup.listing("Warnings for this slice", said)
     warnings += markup.listing("About the series", here.series.notes)
+    reader = None if card is None else session.model()
+    if reader is not None:
+        warnings += markup.listing("About this computer", reader.notes)
     if warnings:
         st.html(warnings)
     refusals = [(refusal.file, refusal.reason) for refusal in here.opened.refusals]
@@ -229,7 +232,8 @@ def _details(here: Here, card: ModelCard | None, seen: Seen | None) -> None:
             st.html(markup.refusals(refusals))
     with st.expander("Where this comes from: file, scanner, model, and what the model saw"):
         facts, picture = st.columns([3, 1])
-        facts.html(markup.facts(markup.provenance(here.scan, card)))
+        computed = {} if reader is None else {"Computed by": reader.computed_by}
+        facts.html(markup.facts(markup.provenance(here.scan, card) | computed))
         if seen is not None and seen.model_input_png is not None:
             picture.html(markup.model_input(seen.model_input_png))
 
