@@ -148,7 +148,7 @@ def histories(
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    foot = 0.2 + 0.2 * len(notes)
+    foot = 0.2 + 0.172 * len(notes)
     whole = Figure(figsize=(4.6 * len(panels), 3.6 + foot), dpi=90, layout="constrained")
     upper, lower = whole.subfigures(2, 1, squeeze=False, height_ratios=[3.6, foot])[:, 0]
     upper.suptitle(title, fontsize=11)
@@ -165,7 +165,7 @@ def histories(
         if chosen is not None:
             axes.axvline(chosen[0], color=CHANCE, linewidth=1.3, linestyle="--", label=chosen[1])
         axes.set_ylim(0, panel.top)
-        axes.legend(facecolor="white", framealpha=0.8, edgecolor="none", fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     lower.text(0.02, 0.98, "\n".join(notes), fontsize=8.5, color=CHANCE, va="top", linespacing=1.45)
     return _png(whole)
 

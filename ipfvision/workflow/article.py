@@ -160,8 +160,8 @@ def what_is_wrong(counted: dict[str, Any], chosen: dict[str, Any] | None) -> lis
     if chosen is not None:
         low, high = chosen["interval_95"]
         said.append(
-            f"The test pictures chose the epoch ({chosen['epoch']}, least test loss): they are no longer unseen, and their "
-            "accuracy is flattered."
+            f"The test pictures chose the epoch ({chosen['epoch']}, least test loss): they are no longer unseen, and "
+            "their accuracy is flattered."
         )
         said.append(
             f"{chosen['correct']} of {chosen['of']} test pictures right is {_percent(chosen['accuracy'])}; the exact 95 % "
@@ -176,15 +176,12 @@ def what_is_wrong(counted: dict[str, Any], chosen: dict[str, Any] | None) -> lis
     marks, pictures = counted["pictures_with_marks"], counted["pictures"]
     found = f"{marks['ipf']} of {pictures['ipf']} IPF and {marks['normal']} of {pictures['normal']} normal pictures"
     if any(marks.values()):
-        said.append(
-            f"Marks that somebody drew were found on {found}: the network may have learned them instead of the disease."
-        )
+        said.append(f"Marks that somebody drew were found on {found}: they may be what was learned.")
     guessed, total = counted["labels_guessed_from_format_and_size"], sum(pictures.values())
     if guessed > max(pictures.values()):
         said.append(f"File format and size alone tell the class of {guessed} of {total} pictures: the source gives it away.")
     said.append(
-        "Nothing keeps scanner, hospital, window or anything else that differs between the sources of the two classes from "
-        "telling them apart."
+        "Scanner, hospital or window, where they differ between the classes, may tell them apart as well: nothing prevents it."
     )
     said.append(
         "The answers are not calibrated and no other lung disease was shown. Nothing of this run may be used on patients."
