@@ -16,6 +16,7 @@ from ipfvision.core.findings import TARGETS, ModelCard
 from ipfvision.core.window import Window
 from ipfvision.errors import ModelUnusable
 from ipfvision.nn import torchvision_door
+from ipfvision.nn.gate import PREFIX, Gate
 
 TARGET_LAYER = "layer4"
 PaddingMode = Literal["zeros", "replicate"]
@@ -89,6 +90,8 @@ class Model:
 
     card: ModelCard
     network: nn.Module
+    gate: Gate | None = None
+    """None in a checkpoint that has none: nothing is refused for its features then."""
 
     @property
     def linear(self) -> nn.Linear:
@@ -185,19 +188,22 @@ def load(weights: Path) -> Model:
     with torch.device("meta"):
         network = build(card.dilated_layer4, card.padding_mode)
     try:
-        state = {name: tensor.float() for name, tensor in safetensors.torch.load_file(weights).items()}
+        stored = safetensors.torch.load_file(weights)
+        gate = Gate.from_arrays({name: stored.pop(name).numpy() for name in list(stored) if name.startswith(PREFIX)})
+        state = {name: tensor.float() for name, tensor in stored.items()}
         for name in network.state_dict():
             if name.endswith("num_batches_tracked"):
                 state[name] = torch.tensor(0)
         network.load_state_dict(state, strict=True, assign=True)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ValueError) as error:
         raise ModelUnusable(f"The weights {weights.name} do not fit a two-class ResNet-50: install the model again.") from error
     network.eval().requires_grad_(False)
-    return Model(card, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]  # missing in torch's stubs
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return Model(card, network, gate)
 
 
-def save(network: nn.Module, weights: Path) -> str:
-    """Write weights as safetensors, fp16 with BatchNorm in fp32 (47 MB), and return their SHA-256.
+def save(network: nn.Module, weights: Path, gate: Gate | None = None) -> str:
+    """Write weights as safetensors, fp16 with BatchNorm in fp32 (47 MB), and the gate if there is one; return their SHA-256.
 
     The file appears whole or not at all: it is written beside its place and then moved there.
     """
@@ -207,6 +213,8 @@ def save(network: nn.Module, weights: Path) -> str:
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+    if gate is not None:
+        state |= {name: torch.from_numpy(array) for name, array in gate.arrays().items()}
     weights.parent.mkdir(parents=True, exist_ok=True)
     part = weights.with_name(weights.name + ".part")
     safetensors.torch.save_file(state, part)

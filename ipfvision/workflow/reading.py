@@ -18,6 +18,7 @@ from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG, Window
 from ipfvision.images import write_png
+from ipfvision.workflow.gating import note, refusal
 from ipfvision.workflow.intake import Refusal
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ class Reading:
     """What the answer would be with the marks left in; None if the model sees none of them, or the slice was refused."""
     shortcut: str | None = None
     """One sentence if the marks change the answer; else None."""
+    gate_distance: float | None = None
+    """From the training pictures, as the model's gate measures it; None if it has no gate, or no lungs were found."""
+    unlike: str | None = None
+    """One sentence if the answer is for a picture unlike the training pictures; else None."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences for the reader: the slice's own, and that marks were filled in."""
-        return self.scan.warnings if self.filled is None else self.filled.warnings
+        """Sentences for the reader: the slice's own, that marks were filled in, and that it is unlike the training pictures."""
+        own = self.scan.warnings if self.filled is None else self.filled.warnings
+        return own if self.unlike is None else (*own, self.unlike)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +94,8 @@ class Seen:
     """z_IPF - z_normal in logits."""
     margin_with_marks: float | None = None
     """The same with the marks left in; None if the model sees none of them."""
+    gate_distance: float | None = None
+    """As in `Reading`."""
 
 
 class Reader:
@@ -158,7 +166,9 @@ class Reader:
                 _, marked_logits = run(self._model, to_tensor(marked[None], card), self._runtime)
                 with_marks = float(marked_logits[0, 0] - marked_logits[0, 1])
         margin = float(logits[0, 0] - logits[0, 1])
-        return Seen(lungs, marks, filled, image, crop, features, pooled(features)[0], margin, with_marks)
+        means, gate = pooled(features), self._model.gate
+        distance = None if gate is None else float(gate.distance(means)[0])
+        return Seen(lungs, marks, filled, image, crop, features, means[0], margin, with_marks, distance)
 
     def answer(self, seen: Seen) -> Prediction:
         """The answer for what was seen, a refusal included: of the page and of every measurement alike."""
@@ -166,12 +176,17 @@ class Reader:
 
         if seen.margin is None:
             return Prediction(Decision.REFUSED, str(seen.lungs.problem))
+        gate = self._model.gate
+        if gate is not None and seen.gate_distance is not None:
+            reason = refusal(gate, seen.gate_distance, self.card)
+            if reason is not None:
+                return Prediction(Decision.REFUSED, reason)
         return decide(seen.margin, self.card)
 
     def read(self, scan: Slice, method: str = "gradcam") -> Reading:
         """Answer and maps for both targets of one slice.
 
-        A slice on which no lungs are found gets a refusal with the reason, and no maps.
+        A slice on which no lungs are found, or that the model's gate refuses, gets a refusal with the reason, and no maps.
 
         Raises
         ------
@@ -186,8 +201,9 @@ class Reader:
         seen = self.see(scan)
         lungs, marks, filled = seen.lungs, seen.marks, seen.filled
         prediction = self.answer(seen)
-        if seen.image is None or seen.crop is None:
-            return Reading(scan, prediction, {}, None, lungs, marks=marks, filled=filled)
+        distance, gate = seen.gate_distance, self._model.gate
+        if prediction.decision is Decision.REFUSED or seen.image is None or seen.crop is None:
+            return Reading(scan, prediction, {}, None, lungs, marks=marks, filled=filled, gate_distance=distance)
         image, crop, features, card = seen.image, seen.crop, seen.features, self.card
         with_marks = None if seen.margin_with_marks is None else decide(seen.margin_with_marks, card)
         return Reading(
@@ -201,6 +217,8 @@ class Reader:
             filled=filled,
             with_marks=with_marks,
             shortcut=None if with_marks is None else _shortcut(prediction, with_marks, card),
+            gate_distance=distance,
+            unlike=None if gate is None or distance is None else note(gate, distance),
         )
 
     def read_all(self, slices: Iterable[Slice], method: str = "gradcam") -> Iterator[Reading]:
@@ -299,6 +317,7 @@ def _slice_result(reading: Reading, target: str) -> dict[str, Any]:
         "margin": prediction.margin,
         "decision": prediction.decision.value,
         "reason": prediction.reason,
+        "gate_distance": reading.gate_distance,
         "warnings": list(reading.warnings),
         "explanation": found,
         "marks": [_mark_result(mark) for mark in reading.marks],
@@ -328,13 +347,14 @@ def _answer_result(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _refusal_result(refusal: Refusal) -> dict[str, Any]:
+def _refusal_result(refused: Refusal) -> dict[str, Any]:
     nothing = dict.fromkeys(("frame", "scale", "probability", "margin"))
     return {
-        "file": refusal.file,
+        "file": refused.file,
         **nothing,
         "decision": Decision.REFUSED.value,
-        "reason": refusal.reason,
+        "reason": refused.reason,
+        "gate_distance": None,
         "warnings": [],
         "explanation": None,
         "marks": [],
@@ -349,10 +369,12 @@ def result(
 ) -> dict[str, Any]:
     """The JSON of one run: the model that answered, one object per slice, and one per file that was refused.
 
-    `probability` is calibrated and of IPF against normal; it is null where the slice was refused. `explanation` is of
-    `target`; `peak_xy` is the (column, row) of its largest value, `cell_mm` the longer side of one cell of the map. The answer
-    is without the `marks` that were drawn on the picture, `with_marks` is the answer with them; a mark's `x` and `y` are what
-    it points at (continuous slice coordinates), its `bounds` are left, top, width and height in pixels.
+    `probability` is calibrated and of IPF against normal; it is null where the slice was refused. `gate_distance` is that from
+    the training pictures, and the model's `gate` says beyond which distance an answer is noted or refused; both are null
+    without a gate. `explanation` is of `target`; `peak_xy` is the (column, row) of its largest value, `cell_mm` the longer side
+    of one cell of the map. The answer is without the `marks` that were drawn on the picture, `with_marks` is the answer with
+    them; a mark's `x` and `y` are what it points at (continuous slice coordinates), its `bounds` are left, top, width and
+    height in pixels.
     """
     return {
         "model": {
@@ -363,9 +385,10 @@ def result(
             "temperature": card.temperature,
             "operating_point": card.operating_point,
             "uncertain_band": list(card.uncertain_band),
+            "gate": card.details.get("gate"),
         },
         "slices": [
             *(_slice_result(reading, target) for reading in readings),
-            *(_refusal_result(refusal) for refusal in refusals),
+            *(_refusal_result(refused) for refused in refusals),
         ],
     }
