@@ -415,13 +415,14 @@ def test_half_an_answer_and_another_checkpoints_answer_are_not_remembered(
     (answer,) = answer_all(reader, collection, rows, lambda _: None, tmp_path).answers
     (file,) = tmp_path.glob("*/*.npz")
     key = file.stem
-    assert Memory(tmp_path, reader.card).find(key, rows[0]) is not None
-    assert Memory(tmp_path, replace(reader.card, sha256="1" * 64)).find(key, rows[0]) is None
-    assert Memory(tmp_path, replace(reader.card, crop_margin=0.2)).find(key, rows[0]) is None
+    assert Memory(tmp_path, reader.card, "torch").find(key, rows[0]) is not None
+    assert Memory(tmp_path, replace(reader.card, sha256="1" * 64), "torch").find(key, rows[0]) is None
+    assert Memory(tmp_path, replace(reader.card, crop_margin=0.2), "torch").find(key, rows[0]) is None
+    assert Memory(tmp_path, reader.card, "another computer").find(key, rows[0]) is None
     content = file.read_bytes()
     for length in (0, len(content) // 2, len(content) - 10):
         file.write_bytes(content[:length])
-        assert Memory(tmp_path, reader.card).find(key, rows[0]) is None
+        assert Memory(tmp_path, reader.card, "torch").find(key, rows[0]) is None
     (again,) = answer_all(reader, collection, rows, lambda _: None, tmp_path).answers
     assert again.margin == answer.margin
 

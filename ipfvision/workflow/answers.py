@@ -137,7 +137,7 @@ def answer_all(reader: Reader, data: Path, rows: Iterable[ManifestRow], say: Say
 
 def answer_rows(reader: Reader, data: Path, rows: Sequence[ManifestRow], say: Say, remember: Path | None = None) -> Given:
     """Answers to all of these rows, whatever their use and label."""
-    memory = None if remember is None else Memory(remember, reader.card)
+    memory = None if remember is None else Memory(remember, reader.card, reader.computed_by)
     given, unreadable = [], []
     clock, fresh = time.monotonic(), 0
     with ExitStack() as archives:
@@ -190,13 +190,13 @@ def answer_one(reader: Reader, row: ManifestRow, scan: Slice) -> Answer:
 
 
 class Memory:
-    """Answers in a folder, one small file each, named for the checkpoint, the code that decides an answer and the file's bytes.
+    """Answers in a folder, one small file each, named for the file's bytes, in a folder for the checkpoint and what decides.
 
     A file holds no picture and no name: numbers, the coarse map and the reason of a refusal.
     """
 
-    def __init__(self, folder: Path, card: ModelCard) -> None:
-        self._folder = folder / hashlib.sha256(f"{replace(card, details={})} {code_hash()}".encode()).hexdigest()[:16]
+    def __init__(self, folder: Path, card: ModelCard, computed_by: str) -> None:
+        self._folder = folder / how_answered(card, computed_by)
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, key: str, row: ManifestRow) -> Answer | None:
@@ -224,15 +224,21 @@ class Memory:
         part.replace(self._folder / f"{key}.npz")
 
 
-def code_hash(*more: str) -> str:
-    """SHA-256 of the source that decides an answer, and of `more` parts of the package."""
+def how_answered(card: ModelCard, computed_by: str, *more: str) -> str:
+    """Hash of all that decides an answer beside the picture: checkpoint, card, computer, source.
+
+    Parameters
+    ----------
+    more
+        Other parts of the package whose source counts.
+    """
     package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{replace(card, details={})} {computed_by}".encode())
     for part in (*DECIDES, *more):
         path = package / part
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def halves(given: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:

@@ -1,7 +1,6 @@
 """Does the heat map lie on lesions whose place is known? Fibrosis is drawn into a held-out patient and read as ever."""
 
 import csv
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, hash_pixels
 from ipfvision.errors import InputRefused
 from ipfvision.images import write_png
 from ipfvision.synthetic.case import Case, disease_mask, draw_case
-from ipfvision.workflow.answers import Say, code_hash, left_words
+from ipfvision.workflow.answers import Say, how_answered, left_words
 from ipfvision.workflow.collection import mean_over_patients
 from ipfvision.workflow.evaluation_figures import grouped_area, rate
 from ipfvision.workflow.reading import Reader, Reading, picture
@@ -110,12 +109,8 @@ def score_drawn(
     remember
         A folder that keeps what was scored: a killed run goes on there.
     """
-    folder = (
-        remember
-        / hashlib.sha256(
-            f"{reader.card.sha256} {reader.card.map_reference} {code_hash('synthetic', 'workflow/drawn_lesions.py')}".encode()
-        ).hexdigest()[:16]
-    )
+    parts = ("synthetic", "workflow/drawn_lesions.py")
+    folder = remember / how_answered(reader.card, reader.computed_by, *parts)
     folder.mkdir(parents=True, exist_ok=True)
     found: list[DrawnScore] = []
     clock, fresh = time.monotonic(), 0

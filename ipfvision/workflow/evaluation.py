@@ -81,6 +81,7 @@ def evaluate(weights: Path, data: Path, out: Path, say: Say, drawn_cases: int = 
     drawn = drawn_lesions.score_drawn(reader, slices, say, remember, drawn_cases) if slices else []
     say("working out the figures")
     found = measure(reader.card, given, normals, drawn)
+    found["model"]["computed_by"] = reader.computed_by
     split = sides(reader.card, given.answers)
     _write_answers(reader.card, given.answers, split, out / "answers.csv")
     drawn_lesions.write_table(drawn, out / "drawn_lesions.csv")
