@@ -211,6 +211,14 @@ def test_uncertain_and_refused_are_counted_apart_from_what_is_called() -> None:
     assert found["patients_at_operating_point"] == {"rate": 1.0, "count": 2, "of": 2, "interval_95": exact_interval(2, 2)}
 
 
+def test_what_the_gate_refuses_is_told_from_what_has_no_lungs() -> None:
+    (answer,) = _answers("normal", {"N1": [1.0]})
+    no_lungs = replace(answer, margin=None, peak=None, refused="No lungs were found.")
+    unlike = replace(no_lungs, refused="Too unlike.", pooled=np.zeros(3, np.float32), gate_distance=9.0)
+    found = figures.rates([answer, no_lungs, unlike], CARD)["normal"]
+    assert (found["refused"], found["refused_by_gate"]) == (2, 1)
+
+
 def test_a_label_without_a_picture_has_no_rate() -> None:
     assert figures.rates([], CARD)["nsip"]["called_ipf"] == {"rate": None, "count": 0, "of": 0, "interval_95": None}
 
@@ -404,6 +412,7 @@ def test_a_second_evaluation_asks_nothing_again(reader: Reader, collection: Path
         assert (one.row, one.margin, one.peak, one.refused, one.crop, one.position_mm, one.marks, one.margin_with_marks) == (
             (two.row, two.margin, two.peak, two.refused, two.crop, two.position_mm, two.marks, two.margin_with_marks)
         )
+        assert one.gate_distance == two.gate_distance
         assert one.pooled == pytest.approx(two.pooled)
         assert one.cells == pytest.approx(two.cells)
 

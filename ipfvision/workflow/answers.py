@@ -24,8 +24,11 @@ from ipfvision.workflow.training import ManifestRow, read_manifest
 
 LABELS = ("ipf", "normal", "nsip", "other_disease", "ipf_patient")
 """`ipf_patient`: slices of an IPF patient that show little or no disease."""
-DECIDES = ("core", "dicom", "nn", "images.py", "workflow/reading.py", "workflow/answers.py")
+DECIDES = ("core", "dicom", "nn", "images.py", "workflow/reading.py", "workflow/gating.py", "workflow/answers.py")
 """Parts of the package that decide an answer: when they change, what was remembered is read again."""
+
+SAID = ("margin", "peak", "refused", "position_mm", "marks", "margin_with_marks", "gate_distance")
+"""Of an `Answer`, what is remembered as it stands."""
 
 Say = Callable[[str], None]
 
@@ -52,6 +55,13 @@ class Answer:
     """Marks that were filled in before the model read the picture."""
     margin_with_marks: float | None = None
     """None if the model sees none of the marks."""
+    gate_distance: float | None = None
+    """From the training pictures; None if the checkpoint has no gate, or no lungs were found."""
+
+    @property
+    def refused_by_gate(self) -> bool:
+        """Whether lungs were found, and the picture was refused for being unlike the training pictures."""
+        return self.refused is not None and self.pooled is not None
 
     @property
     def source(self) -> str:
@@ -186,6 +196,7 @@ def answer_one(reader: Reader, row: ManifestRow, scan: Slice) -> Answer:
         position_mm=None if scan.plane is None else scan.plane.position[2],
         marks=len(seen.marks),
         margin_with_marks=seen.margin_with_marks,
+        gate_distance=seen.gate_distance,
     )
 
 
@@ -214,9 +225,7 @@ class Memory:
 
     def keep(self, key: str, answer: Answer) -> None:
         """Write one answer; it appears whole or not at all."""
-        said: dict[str, Any] = {
-            name: getattr(answer, name) for name in ("margin", "peak", "refused", "position_mm", "marks", "margin_with_marks")
-        }
+        said: dict[str, Any] = {name: getattr(answer, name) for name in SAID}
         said["crop"] = None if answer.crop is None else asdict(answer.crop)
         arrays = {name: value for name in ("pooled", "cells") if (value := getattr(answer, name)) is not None}
         part = self._folder / f"{key}.part.npz"

@@ -215,6 +215,7 @@ def _write_answers(card: ModelCard, given: Sequence[Answer], split: Sides, path:
             "marks": answer.marks,
             "margin_with_marks": answer.margin_with_marks,
             "position_mm": answer.position_mm,
+            "gate_distance": answer.gate_distance,
         }
         for answer, decision, probability in zip(
             given, figures.decisions(given, card), figures.probabilities(given, card), strict=True

@@ -160,6 +160,7 @@ def rates(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
             "called_normal": said.count(Decision.NORMAL),
             "uncertain": said.count(Decision.UNCERTAIN),
             "refused": said.count(Decision.REFUSED),
+            "refused_by_gate": sum(answer.refused_by_gate for answer in rows),
             "pictures": len(rows),
             "patients": len({answer.row.patient for answer in rows}),
         }
