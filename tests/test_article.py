@@ -17,7 +17,7 @@ from ipfvision.core.slice import Scale, Slice, Source, hash_pixels
 from ipfvision.core.window import LUNG, apply_window
 from ipfvision.errors import InputRefused, ModelUnusable
 from ipfvision.images import write_png
-from ipfvision.nn.article import STATE, ArticleRecipe, Epoch, Pictures, _batches, best_epoch, margins, train
+from ipfvision.nn.article import STATE, ArticleRecipe, Epoch, Outcome, Pictures, _batches, best_epoch, margins, train
 from ipfvision.nn.network import build
 from ipfvision.synthetic.thorax import draw_thorax
 from ipfvision.workflow.article import (
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
-    def kill(history: tuple[Epoch, ...]) -> None:
+    def kill(so_far: Outcome) -> None:
         raise KilledError
 
     with pytest.raises(KilledError):
@@ -204,6 +204,7 @@ def test_a_run_says_what_is_wrong_with_it_and_keeps_no_name(tmp_path: Path) -> N
     content = json.loads((tmp_path / "run" / MANIFEST).read_text())
     assert content["finished"]
     assert content["shippable"] is False
+    assert content["start"]["name"] == "random, seed 0"
     assert content["counted"]["patients_on_both_sides"] >= 1
     report = (tmp_path / "run" / REPORT).read_text("utf-8")
     for sentence in content["what_is_wrong"]:

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from ipfvision.errors import InputRefused
 from ipfvision.nn.network import build
-from ipfvision.nn.starting_weights import start
+from ipfvision.nn.starting_weights import Start, start
+from ipfvision.whole_file import write_whole_by
 
 STATE = "article_state.pt"
 """Of a run that is under way; a finished run keeps no weights."""
@@ -78,10 +79,11 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """The network after the last epoch, and every epoch's figures."""
+    """The network after the last epoch so far, and every epoch's figures."""
 
     network: nn.Module
     history: tuple[Epoch, ...]
+    begun: Start
 
 
 def best_epoch(history: tuple[Epoch, ...]) -> Epoch:
@@ -100,7 +102,7 @@ def train(
     training: Pictures,
     test: Pictures,
     folder: Path | None = None,
-    report: Callable[[tuple[Epoch, ...]], None] = lambda _: None,
+    report: Callable[[Outcome], None] = lambda _: None,
 ) -> Outcome:
     """Train for a fixed number of epochs and measure the test pictures after each.
 
@@ -109,7 +111,7 @@ def train(
     folder
         Where the state lies while the run is under way, so that a killed one goes on; None keeps none.
     report
-        Called after each epoch with all of them so far.
+        Called after each epoch.
 
     Raises
     ------
@@ -129,8 +131,11 @@ def train(
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         history = tuple(Epoch(**epoch) for epoch in state["history"])
-    elif start(network, recipe.start, recipe.seed).needs_calibration:
-        _measure_norms(network, training, recipe)
+        begun = Start(**state["begun"])
+    else:
+        begun = start(network, recipe.start, recipe.seed)
+        if begun.needs_calibration:
+            _measure_norms(network, training, recipe)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     for number in range(len(history) + 1, recipe.epochs + 1):
         clock = time.monotonic()
@@ -146,25 +151,22 @@ def train(
         )
         history = (*history, epoch)
         if state_file is not None:
-            _save(state_file, identity, network, optimizer, history)
-        report(history)
+            _save(state_file, identity, optimizer, Outcome(network, history, begun))
+        report(Outcome(network, history, begun))
     if state_file is not None:
         state_file.unlink(missing_ok=True)
-    return Outcome(network.eval(), history)
+    return Outcome(network.eval(), history, begun)
 
 
-def _save(path: Path, identity: str, network: nn.Module, optimizer: torch.optim.Optimizer, history: tuple[Epoch, ...]) -> None:
-    part = path.with_suffix(".part")
-    torch.save(
-        {
-            "identity": identity,
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": [asdict(epoch) for epoch in history],
-        },
-        part,
-    )
-    part.replace(path)
+def _save(path: Path, identity: str, optimizer: torch.optim.Optimizer, so_far: Outcome) -> None:
+    state = {
+        "identity": identity,
+        "network": so_far.network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": [asdict(epoch) for epoch in so_far.history],
+        "begun": asdict(so_far.begun),
+    }
+    write_whole_by(path, lambda file: torch.save(state, file))
 
 
 def _epoch(

@@ -5,6 +5,7 @@ the best epoch is the one with the least loss on the test pictures. The result i
 """
 
 import base64
+import hashlib
 import json
 import textwrap
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused, ModelUnusable
 from ipfvision.plots import Line, Panel, histories
+from ipfvision.whole_file import write_whole
 from ipfvision.workflow.evaluation_figures import exact_interval
 from ipfvision.workflow.labelled import open_pictures, read_collection
 from ipfvision.workflow.uploads import Progress, Refusal
@@ -126,7 +128,9 @@ def facts(given: Sequence[Shown], training: Index, test: Index) -> dict[str, Any
     known = [one for one in given if one.patient is not None]
     trained_patients = {one.patient for one in trained} - {None}
     trained_pixels = {one.pixel_sha256 for one in trained}
+    digest = hashlib.sha256("\n".join(sorted(f"{one.pixel_sha256} {one.ipf}" for one in given)).encode())
     return {
+        "data_sha256": digest.hexdigest(),
         "pictures": {name: len(ones) for name, ones in by_label.items()},
         "training_pictures": len(trained),
         "test_pictures": len(tested),
@@ -254,11 +258,14 @@ def repeat_article(
     training, test = random_split(len(given), recipe.seed)
     counted = facts(given, training, test)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_manifest(folder, recipe, counted, ())
+    _write_manifest(folder, recipe, counted, None)
 
-    def report(history: "tuple[Epoch, ...]") -> None:
-        _write(folder, recipe, counted, history)
-        last = history[-1]
+    def report(so_far: "Outcome") -> None:
+        plotted = _write_manifest(folder, recipe, counted, so_far)
+        plot = _plot(plotted)
+        write_whole(folder / PLOT, plot)
+        write_whole(folder / REPORT, _html(plotted, plot).encode())
+        last = so_far.history[-1]
         say(
             f"epoch {last.epoch} of {recipe.epochs}, {last.seconds * (recipe.epochs - last.epoch) / 60:.0f} min left: "
             f"training loss {last.training_loss:.3f}, test loss {last.test_loss:.3f}, "
@@ -281,15 +288,15 @@ def _chosen(counted: dict[str, Any], history: "tuple[Epoch, ...]") -> dict[str, 
     return {"epoch": best.epoch, "test_loss": best.test_loss, **score(best.test_correct, counted["test_pictures"])}
 
 
-def _write_manifest(
-    folder: Path, recipe: "ArticleRecipe", counted: dict[str, Any], history: "tuple[Epoch, ...]"
-) -> dict[str, Any]:
+def _write_manifest(folder: Path, recipe: "ArticleRecipe", counted: dict[str, Any], so_far: "Outcome | None") -> dict[str, Any]:
+    history = () if so_far is None else so_far.history
     chosen = _chosen(counted, history)
     content = {
         "recipe": "article",
         "shippable": False,
         "application_version": __version__,
         "arguments": {**asdict(recipe), "start": Path(recipe.start).name},
+        "start": None if so_far is None else asdict(so_far.begun),
         "finished": len(history) == recipe.epochs,
         "counted": counted,
         "chosen_on_test_loss": chosen,
@@ -297,15 +304,8 @@ def _write_manifest(
         "what_is_wrong": what_is_wrong(counted, chosen),
         "history": [asdict(epoch) for epoch in history],
     }
-    _replace(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
     return content
-
-
-def _write(folder: Path, recipe: "ArticleRecipe", counted: dict[str, Any], history: "tuple[Epoch, ...]") -> None:
-    content = _write_manifest(folder, recipe, counted, history)
-    plot = _plot(content)
-    _replace(folder / PLOT, plot)
-    _replace(folder / REPORT, _html(content, plot).encode())
 
 
 def _plot(content: dict[str, Any]) -> bytes:
@@ -342,9 +342,3 @@ def _html(content: dict[str, Any], plot: bytes) -> str:
 
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
     return template.render(**content, plot=base64.b64encode(plot).decode("ascii"))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
