@@ -17,6 +17,7 @@ from ipfvision.errors import IpfVisionError
 if TYPE_CHECKING:
     from ipfvision.core.slice import Series
     from ipfvision.workflow.annotations import Annotated
+    from ipfvision.workflow.labelled_training import Options
 
 MANY = 5
 """From this many slices on a progress bar is shown."""
@@ -97,19 +98,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv, or with a folder per class")
     train.add_argument(
         "--recipe",
-        choices=["drawn", "article"],
+        choices=["drawn", "labelled", "article"],
         default="drawn",
-        help="drawn: lesions drawn into normal slices; article: the article's own, never to be shipped",
+        help="drawn: lesions drawn into normal slices; labelled: real pictures of both classes; article: the article's own, "
+        "never to be shipped",
     )
     train.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="where the run lies; a killed run goes on there"
     )
     train.add_argument("--held-out", nargs="+", default=["LIDC-IDRI-0646"], metavar="PATIENT", help="drawn validation")
-    train.add_argument("--start", default="astra", help="random, astra, or a checkpoint")
+    train.add_argument(
+        "--start", help="random, astra, imagenet, or a checkpoint; without it astra, and the shipped model for labelled"
+    )
     train.add_argument("--steps", type=int, default=500)
     train.add_argument("--cases", type=int, default=6000, help="drawn training examples")
-    train.add_argument("--epochs", type=int, default=7, help="of the article's recipe")
     train.add_argument("--seed", type=int, default=0)
+    _add_labelled_options(train, "without it 7 for article, 30 at most for labelled")
 
     ship = commands.add_parser("ship", help="calibrate a finished run on real pictures; write weights and card")
     ship.add_argument("run", type=Path, metavar="RUN", help="a folder that train wrote")
@@ -124,6 +128,40 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start the page")
     serve.add_argument("--port", type=int, default=8501)
     return parser
+
+
+def _add_labelled_options(parser: argparse.ArgumentParser, epochs: str) -> None:
+    """What a run on labelled pictures can be told."""
+    parser.add_argument("--epochs", type=int, help=epochs)
+    parser.add_argument("--patience", type=int, default=8, help="labelled: epochs without a better one that end a run")
+    parser.add_argument("--batch", type=int, default=8, help="labelled: pictures in a step")
+    parser.add_argument("--size", type=_size, metavar="ROWSxCOLUMNS", help="labelled: the model's input, for example 192x256")
+    parser.add_argument(
+        "--split-images",
+        action="store_true",
+        help="labelled: split pictures although their patients are not known; every figure is inflated by that",
+    )
+
+
+def _size(word: str) -> tuple[int, int]:
+    rows, _, columns = word.lower().partition("x")
+    if not (rows.isdecimal() and columns.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{word} is not ROWSxCOLUMNS, for example 192x256")
+    return int(rows), int(columns)
+
+
+def _labelled_options(arguments: argparse.Namespace) -> "Options":
+    from ipfvision.workflow.labelled_training import EPOCHS, Options
+
+    return Options(
+        start=arguments.start,
+        size=arguments.size,
+        seed=arguments.seed,
+        epochs=EPOCHS if arguments.epochs is None else arguments.epochs,
+        patience=arguments.patience,
+        batch=arguments.batch,
+        split_images=arguments.split_images,
+    )
 
 
 def _read(arguments: argparse.Namespace) -> int:
@@ -234,12 +272,17 @@ def _train(arguments: argparse.Namespace) -> int:
         article_run(
             arguments.data,
             arguments.out,
-            start=arguments.start,
-            epochs=arguments.epochs,
+            start=arguments.start or "astra",
+            epochs=7 if arguments.epochs is None else arguments.epochs,
             seed=arguments.seed,
             say=_say,
             opening=_Progress("opening"),
         )
+        return 0
+    if arguments.recipe == "labelled":
+        from ipfvision.workflow.labelled_training import train_labelled_run
+
+        train_labelled_run(arguments.data, arguments.out, _labelled_options(arguments), _say)
         return 0
     from ipfvision.workflow.training import train_run
 
@@ -247,7 +290,7 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.out,
         held_out=arguments.held_out,
-        start=arguments.start,
+        start=arguments.start or "astra",
         steps=arguments.steps,
         cases=arguments.cases,
         seed=arguments.seed,

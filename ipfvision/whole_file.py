@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and a full disk said in a sentence."""
 
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -32,8 +31,6 @@ def write_whole_by(path: Path, write: Callable[[BinaryIO], None]) -> None:
     try:
         with part.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave an empty file under the right name
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

