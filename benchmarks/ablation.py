@@ -283,9 +283,9 @@ def flat(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, key: str) -> str:
     if isinstance(value, float):
-        return f"{value:.1f}" if value >= 2 else f"{value:.3f}" if value > 0.95 else f"{value:.2f}"
+        return f"{value:.{DIGITS.get(key, 2)}f}"
     return "-" if value is None else str(value)
 
 
@@ -311,6 +311,7 @@ CLASSES = {
     "diseased_against_other_slices_of_one_patient": "diseased against other slices of one patient",
     "training_minutes": "Training, min",
 }
+DIGITS = {"cell_mm": 1, "training_minutes": 0} | dict.fromkeys(list(CLASSES)[1:-1], 3)
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -318,7 +319,7 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 
     def cell(line: Mapping[str, Any], key: str) -> str:
         low_high = line.get(f"{key}_interval_95")
-        return _number(line[key]) + (f" ({_number(low_high[0])}-{_number(low_high[1])})" if low_high else "")
+        return _number(line[key], key) + (f" ({' to '.join(_number(edge, key) for edge in low_high)})" if low_high else "")
 
     tables = []
     for columns in (MAPS, CLASSES):
