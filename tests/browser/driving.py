@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, WebSocketRoute, expect
 
 from ipfvision.core.run_lengths import check, decode
 from ipfvision.core.slice import Plane, Scale, Slice, Source
@@ -223,3 +224,46 @@ class Wire:
         """The server's drawing of one finding."""
         runs = self.get(index, "drawing")["findings"].get(finding, [shape[0] * shape[1]])
         return decode(check(runs, shape[0] * shape[1]), shape)
+
+
+class Connection:
+    """The page's connection to the server, which a test may cut. Loads the page anew, so that it goes through here."""
+
+    def __init__(self, room: Page) -> None:
+        self.room = room
+        self.sockets: list[WebSocketRoute] = []
+        self.let_through: int | None = None
+        room.route_web_socket(re.compile("/_stcore/stream"), self._connect)
+        room.reload()
+        room.get_by_text("Research use only").wait_for()
+
+    def _connect(self, socket: WebSocketRoute) -> None:
+        if self.sockets:
+            time.sleep(1)  # until the server has noticed that the old connection is lost
+        server = socket.connect_to_server()
+        server.on_message(lambda message: self._arrived(socket, message))
+        self.let_through = None
+        self.sockets.append(socket)
+
+    def _arrived(self, socket: WebSocketRoute, message: str | bytes) -> None:
+        if self.let_through is not None:
+            if not self.let_through:
+                return
+            self.let_through -= 1
+        socket.send(message)
+
+    def lose_all_but(self, messages: int) -> None:
+        """From now on only so many messages of the server reach the page."""
+        self.let_through = messages
+
+    def cut(self) -> None:
+        """The page loses the server."""
+        self.sockets[-1].close()
+
+    def restored(self, connections: int) -> None:
+        """Wait until the page has found the server for so many times."""
+        for _ in range(300):
+            if len(self.sockets) >= connections:
+                return
+            self.room.wait_for_timeout(100)
+        raise TimeoutError(f"{len(self.sockets)} connections, not {connections}")
