@@ -20,7 +20,7 @@ from scipy.stats import beta, kendalltau
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, jaccard_score, roc_auc_score
 
-from ipfvision import cli, images
+from ipfvision import cli, images, plots
 from ipfvision.core.findings import TARGETS, Decision, Explanation, ModelCard
 from ipfvision.core.geometry import Crop
 from ipfvision.core.lungs import Lungs, find_lungs
@@ -33,10 +33,10 @@ from ipfvision.synthetic.case import disease_mask
 from ipfvision.synthetic.thorax import draw_thorax
 from ipfvision.workflow import drawn_lesions
 from ipfvision.workflow import evaluation_figures as figures
-from ipfvision.workflow.answers import Answer, Memory, answer_all, answers, halves, open_scan
-from ipfvision.workflow.evaluation import collection_rows, evaluate, sides
+from ipfvision.workflow.answers import Answer, Given, Memory, answer_all, answers, halves, open_scan
+from ipfvision.workflow.evaluation import collection_rows, evaluate, measure, sides
 from ipfvision.workflow.evaluation_figures import area_with_interval, exact_interval
-from ipfvision.workflow.evaluation_report import worst_errors
+from ipfvision.workflow.evaluation_report import Sheets, worst_errors, write_report
 from ipfvision.workflow.intake import take_in_paths
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.samples import SAMPLES
@@ -711,3 +711,51 @@ def test_an_empty_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
         collection_rows(tmp_path)
     with pytest.raises(InputRefused, match="no folder nowhere"):
         collection_rows(tmp_path / "nowhere")
+
+
+# Plots
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded
+
+
+def test_plots_show_what_they_are_given() -> None:
+    """The same plot of other values is another picture, of the same size."""
+
+    def each(high: float) -> list[bytes]:
+        line = plots.Line([0.0, 0.4, 1.0], [0.0, high, 1.0])
+        return [
+            plots.unit_square({"a": line}, "x", "y", "chance"),
+            plots.with_intervals({"a": [(0.3, high, high - 0.1, high + 0.1)]}, "x", "y", "perfect"),
+            plots.with_mark(line, (0.5, high), "x", "y", "curve", "used"),
+            plots.along({"a": line}, (0.35, 0.65), "mm", "p", "uncertain", missing=[0.2, high]),
+        ]
+
+    for first, second in zip(each(0.5), each(0.8), strict=True):
+        one, two = _pixels(first), _pixels(second)
+        assert one.shape == two.shape
+        assert (one != two).any()
+
+
+def test_a_profile_with_a_refused_slice_is_on_the_report(tmp_path: Path) -> None:
+    own = _answers("ipf", {"P1": [float(n) for n in range(-4, 6)]}) + _answers("normal", {"N1": [-3.0], "N2": [-2.0]})
+    own = [replace(answer, position_mm=-5.0 * n) if answer.row.patient == "P1" else answer for n, answer in enumerate(own)]
+    own[3] = replace(own[3], margin=None, refused="No lungs were found.")
+    given = Given(tuple(own))
+    write_report(CARD, measure(CARD, given, [], []), given.answers, Sheets([], [], []), tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert (tmp_path / "profile_1.png").is_file()
+    assert "P1, from head to foot: Spearman" in page
+    assert "1 picture was refused" in page
+    assert "Not measured: the card names no patient held out" in page
+
+
+def test_a_collection_of_one_class_has_a_report_without_figures_that_are_not_defined(tmp_path: Path) -> None:
+    given = Given(tuple(_answers("normal", {"N1": [-3.0]})))
+    found = measure(CARD, given, [], [])
+    write_report(CARD, found, given.answers, Sheets([], [], []), tmp_path)
+    assert found["auroc"]["ipf_against_normal"]["auroc"] is None
+    assert "roc.png" not in {path.name for path in tmp_path.iterdir()}

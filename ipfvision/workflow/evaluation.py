@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ipfvision import __version__
 from ipfvision.core.findings import ModelCard
 from ipfvision.workflow import drawn_lesions
@@ -195,7 +197,11 @@ def measure(
 
 
 def _control(given: Sequence[Answer]) -> dict[str, Any]:
-    return figures.source_control([(a.source, a.row.patient, a.pooled) for a in given if a.pooled is not None])
+    found = figures.source_control([(a.source, a.row.patient, a.pooled) for a in given if a.pooled is not None])
+    for source, counts in found["sources"].items():
+        margins = [answer.margin for answer in given if answer.source == source and answer.margin is not None]
+        counts["mean_margin"] = float(np.mean(margins)) if margins else None
+    return found
 
 
 def _write_answers(card: ModelCard, given: Sequence[Answer], split: Sides, path: Path) -> None:
