@@ -151,17 +151,19 @@ def patients_trial(seed: int, recipe: ArticleRecipe, _folder: Path) -> Counts:
 TRIALS = {"marks": marks_trial, "patients": patients_trial}
 
 
+def _in_words(count: int, of: int) -> str:
+    low, high = exact_interval(count, of)
+    return f"{count} of {of} ({100 * low:.0f}-{100 * high:.0f} %)"
+
+
 def write_table(folder: Path) -> None:
-    """From the counts of all seeds that are done."""
-    lines = ["| what | sum | exact 95 % interval | by seed |", "|---|---|---|---|"]
+    """From the counts of all seeds that are done, each with its own interval: seeds share pictures and must not be pooled."""
+    lines = ["| what | by seed, with the exact 95 % interval of each |", "|---|---|"]
     for trial in TRIALS:
-        found = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{trial}_seed*.json"))]
-        for name in found[0]["counts"] if found else ():
-            by_seed = [one["counts"][name] for one in found]
-            count, of = (sum(column) for column in zip(*by_seed, strict=True))
-            low, high = exact_interval(count, of)
-            each = ", ".join(f"{part}/{whole}" for part, whole in by_seed)
-            lines.append(f"| {name} | {count} of {of} | {100 * low:.0f}-{100 * high:.0f} % | {each} |")
+        found = [json.loads(path.read_text())["counts"] for path in sorted(folder.glob(f"{trial}_seed*.json"))]
+        lines += [
+            f"| {name} | {'; '.join(_in_words(*counts[name]) for counts in found)} |" for name in (found[0] if found else ())
+        ]
     print("\n".join(lines))
     (folder / "table.md").write_text("\n".join(lines) + "\n")
 
