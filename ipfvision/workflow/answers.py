@@ -100,13 +100,13 @@ def open_scan(data: Path, row: ManifestRow) -> Slice:
     return open_picture(data, LabelledPicture(row.file, row.label, row.patient))
 
 
-def measured(rows: Iterable[ManifestRow], labels: Collection[str] = LABELS) -> tuple[list[ManifestRow], dict[str, int]]:
+def measured(rows: Iterable[ManifestRow]) -> tuple[list[ManifestRow], dict[str, int]]:
     """Validation rows with a label that this model can be measured on, and the number of rows with each other label."""
     kept, others = [], dict[str, int]()
     for row in rows:
         if row.use != "validation":
             continue
-        if row.label in labels:
+        if row.label in LABELS:
             kept.append(row)
         else:
             others[row.label] = others.get(row.label, 0) + 1
