@@ -244,7 +244,8 @@ def test_the_shipped_network_with_a_gate_refuses_an_inverted_picture_and_keeps_i
     from ipfvision.workflow.samples import list_samples
 
     reader = Reader.open()
-    if reader.model.gate is None:
+    own = reader.model.gate is not None
+    if not own:
         for name, count in (("train", 100), ("validation", 6)):
             (tmp_path / name).mkdir()
             rng = np.random.default_rng(count)
@@ -257,6 +258,7 @@ def test_the_shipped_network_with_a_gate_refuses_an_inverted_picture_and_keeps_i
     reached = [seen for seen in inverted if seen.gate_distance is not None]
     assert reached  # else lung geometry refused them all, and the gate was not asked
     assert all(reader.answer(seen).decision is Decision.REFUSED for seen in inverted)
-    for sample in list_samples():
+    # A stand-in that was fitted to a handful of drawn thoraxes says nothing of the samples.
+    for sample in list_samples() if own else ():
         for scan in take_in_paths([sample.path]).series[0].slices:
             assert reader.answer(reader.see(scan)).decision is not Decision.REFUSED
