@@ -115,6 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     _add_labelled_options(train, "without it 7 for article, 30 at most for labelled")
 
+    across = commands.add_parser("crossvalidate", help="answer every patient by a network that never saw that patient")
+    across.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv, or with a folder per class")
+    across.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for figures and tables; a killed run goes on"
+    )
+    across.add_argument("--folds", type=int, metavar="N", help="without it every patient is left out alone, 5 for more than 30")
+    across.add_argument("--start", help="random, astra, imagenet, or a checkpoint; without it the shipped model")
+    across.add_argument("--seed", type=int, default=0)
+    _add_labelled_options(across, "at most; 30 without it")
+
     ship = commands.add_parser("ship", help="calibrate a finished run on real pictures; write weights and card")
     ship.add_argument("run", type=Path, metavar="RUN", help="a folder that train wrote")
     ship.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
@@ -299,6 +309,14 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _crossvalidate(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.crossvalidation import crossvalidate
+
+    summary = crossvalidate(arguments.data, arguments.out, _labelled_options(arguments), arguments.folds, _say)
+    sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+    return 0
+
+
 def _ship(arguments: argparse.Namespace) -> int:
     from ipfvision.workflow.shipping import ship
 
@@ -326,6 +344,7 @@ COMMANDS = {
     "agree": _agree,
     "samples": _samples,
     "train": _train,
+    "crossvalidate": _crossvalidate,
     "evaluate": _evaluate,
     "ship": _ship,
     "serve": _serve,

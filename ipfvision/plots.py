@@ -78,6 +78,20 @@ def strips(groups: Mapping[str, Sequence[float]], y_label: str, chance: float, c
     return _png(figure)
 
 
+def dots(groups: Mapping[str, Sequence[float]], y_label: str, line: float, line_name: str, notes: Sequence[str]) -> bytes:
+    """Every value as a dot, one column for each group, with a level that matters, and sentences under it; as PNG."""
+    figure, axes = _begin("\n".join(notes), y_label)
+    axes.xaxis.label.set(fontsize=8, color=CHANCE)
+    for column, values in enumerate(groups.values()):
+        places = [column + ((row * 7) % 11 - 5) / 30 for row in range(len(values))]  # spread sideways, the same each time
+        axes.plot(places, values, "o", markersize=5, color=STRONG, alpha=0.8)
+    axes.axhline(line, color=CHANCE, linewidth=1.2, linestyle="--", label=line_name)
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.legend(facecolor="white", framealpha=0.8, edgecolor="none", fontsize=8)
+    return _png(figure)
+
+
 def unit_square(lines: Mapping[str, Line], x_label: str, y_label: str, diagonal: str) -> bytes:
     """Curves between 0 and 1 on both axes, with the diagonal; as PNG."""
     figure, axes = _begin(x_label, y_label)
