@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from ipfvision.core.findings import Decision
 from ipfvision.core.lungs import find_lungs
 from ipfvision.core.slice import Scale, Slice, Source, grey
-from ipfvision.core.window import LUNG
+from ipfvision.core.window import LUNG, apply_window
 from ipfvision.errors import InputRefused, ModelUnusable
 from ipfvision.nn.gate import MARGIN, QUANTILE, Gate, described, fit
 from ipfvision.nn.network import Model, card_path, card_to_json, load, save
@@ -25,7 +25,6 @@ from ipfvision.nn.preprocess import prepare
 from ipfvision.synthetic.thorax import draw_thorax
 from ipfvision.workflow.gating import fit_gate, note, refusal
 from ipfvision.workflow.reading import Reader, result
-from ipfvision.workflow.training import draw_example
 
 RandomModel = Callable[..., Model]
 
@@ -48,20 +47,23 @@ def _thorax(seed: int, level: float = 0.5) -> Slice:
     )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's pools for the random model: drawn thoraxes at its input size, noisier and brighter or darker each time."""
-    folder = tmp_path_factory.mktemp("run")
+def _pools(folder: Path, input_shape: tuple[int, int]) -> Path:
+    """A run's drawn pools: drawn thoraxes as the model gets them, noisier and brighter or darker each time."""
     scans = [_thorax(100 + index, 0.3 + 0.04 * index) for index in range(14)]
-    inputs = np.stack([prepare(grey(scan, LUNG), find_lungs(scan), (96, 128), 0.1)[0] for scan in scans])
+    inputs = np.stack([prepare(grey(scan, LUNG), find_lungs(scan), input_shape, 0.1)[0] for scan in scans])
     rng = np.random.default_rng(0)
     for name, group, times in (("train", inputs[:12], 8), ("validation", inputs[12:], 4)):
         (folder / name).mkdir()
         for number in range(2):
-            again = np.tile(group, (times // 2, 1, 1)) + rng.normal(0, 0.03, (len(group) * times // 2, 96, 128))
+            again = np.tile(group, (times // 2, 1, 1)) + rng.normal(0, 0.03, (len(group) * times // 2, *input_shape))
             images = np.rint(255 * np.clip(again * rng.uniform(0.9, 1.1, (len(again), 1, 1)), 0, 1)).astype(np.uint8)
             np.savez(folder / name / f"pool_{number:05d}.npz", images=images)
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _pools(tmp_path_factory.mktemp("run"), (96, 128))
 
 
 def test_the_distance_is_mahalanobis_under_scikit_learns_probabilistic_pca() -> None:
@@ -246,18 +248,13 @@ def test_the_shipped_network_with_a_gate_refuses_an_inverted_picture_and_keeps_i
     reader = Reader.open()
     own = reader.model.gate is not None
     if not own:
-        for name, count in (("train", 100), ("validation", 6)):
-            (tmp_path / name).mkdir()
-            rng = np.random.default_rng(count)
-            images = np.stack([draw_example([], reader.card.input_shape, 16, rng).image for _ in range(count)])
-            np.savez(tmp_path / name / "pool_00000.npz", images=images)
-        reader = Reader(replace(reader.model, gate=fit_gate(tmp_path, reader.model)))
-    gate = reader.model.gate
-    assert gate is not None
-    inverted = [reader.see(_picture(1 - grey(_thorax(seed, level), LUNG))) for seed, level in ((0, 0.4), (1, 0.5), (2, 0.6))]
-    reached = [seen for seen in inverted if seen.gate_distance is not None]
-    assert reached  # else lung geometry refused them all, and the gate was not asked
-    assert all(reader.answer(seen).decision is Decision.REFUSED for seen in inverted)
+        gate = fit_gate(_pools(tmp_path, reader.card.input_shape), reader.model)
+        reader = Reader(replace(reader.model, gate=gate))
+    for seed, level in ((1, 0.5), (2, 0.6)):
+        drawn = draw_thorax(np.random.default_rng(seed), level=level).pixels
+        seen = reader.see(_picture(1 - apply_window(drawn, LUNG)))
+        assert seen.gate_distance is not None  # else lung geometry refused it, and the gate was not asked
+        assert reader.answer(seen).decision is Decision.REFUSED
     # A stand-in that was fitted to a handful of drawn thoraxes says nothing of the samples.
     for sample in list_samples() if own else ():
         for scan in take_in_paths([sample.path]).series[0].slices:
