@@ -383,11 +383,35 @@ def descend(
     return float(loss.detach()), class_map.detach()
 
 
+class _Remembering:
+    """A file that keeps the error of a failed write: torch's own writer turns it into one that says nothing of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state whole or not at all; raises RunStopped with a sentence if the disk is full."""
 
     def write(file: BinaryIO) -> None:
-        torch.save(dict(state), file)
+        remembering = _Remembering(file)
+        try:
+            torch.save(dict(state), remembering)  # type: ignore[arg-type]  # it asks for write and flush alone
+        except RuntimeError:
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
 
     write_whole_by(path, write)
 

@@ -19,10 +19,12 @@ from ipfvision.core.lungs import Lungs, find_lungs
 from ipfvision.core.slice import Scale, Slice, Source
 from ipfvision.core.window import LUNG, Window, apply_window
 from ipfvision.errors import InputRefused
+from ipfvision.plots import Line, Panel, histories
 from ipfvision.synthetic.case import disease_mask, draw_case
 from ipfvision.synthetic.field import millimetres_per_pixel_from_lungs
 from ipfvision.synthetic.picture import disturb
 from ipfvision.synthetic.thorax import draw_thorax
+from ipfvision.whole_file import write_whole
 
 if TYPE_CHECKING:
     from ipfvision.nn.training import Examples
@@ -313,6 +315,28 @@ def draw_pool(
     return Examples(*parts)
 
 
+def curves_png(log: Path, coarse_steps: int) -> bytes:
+    """What a run's log says of its loss and its figures so far, as PNG."""
+    rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    steps = [row["step"] for row in rows]
+
+    def line(name: str) -> Line:
+        return Line(steps, [row[name] for row in rows])
+
+    shares = {"AUROC": "auroc", "pointing hit": "pointing_hit", "IoU on cells": "iou_cells"}
+    return histories(
+        [
+            Panel("training loss", {"with the map's part": line("loss")}),
+            Panel("drawn validation lesions", {name: line(key) for name, key in shares.items()}, top=1.03),
+            Panel("mass in the lesion over chance", {"mass ratio": line("mass_ratio")}),
+        ],
+        "step",
+        (coarse_steps, "full size from here") if coarse_steps else None,
+        "Training on drawn lesions",
+        ["Lesions drawn into held-out patients; nothing was chosen by these figures. They say little about real disease."],
+    )
+
+
 def train_run(
     data: Path,
     folder: Path,
@@ -360,5 +384,6 @@ def train_run(
         left = (steps - line["step"]) * line["seconds_per_step"] / 60
         figures = ", ".join(f"{name} {value:.3f}" for name, value in line.items() if isinstance(value, float))
         say(f"step {line['step']} of {steps}, {left:.0f} min left: {figures}")
+        write_whole(folder / "curves.png", curves_png(folder / "log.jsonl", recipe.coarse_steps))
 
     train(recipe, training, validation, folder, report)
