@@ -4,11 +4,12 @@ The server imports this file for the routes beside the app; each script run runs
 """
 
 import streamlit as st
+from starlette.middleware import Middleware
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from ipfvision.ui import draw, routes
 
 if get_script_run_ctx(suppress_warning=True) is None:
-    app = st.App(__file__, routes=routes.routes(), lifespan=routes.lifespan)
+    app = st.App(__file__, routes=routes.routes(), middleware=[Middleware(routes.DrawAgain)], lifespan=routes.lifespan)
 else:
     draw()

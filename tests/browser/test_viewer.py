@@ -264,7 +264,7 @@ def test_a_dropped_session_comes_back_with_its_scan_and_its_drawing(reading_room
     assert len(connection.sockets) == 2
 
 
-@pytest.mark.parametrize("messages", [0, 5, 15])
+@pytest.mark.parametrize("messages", [0, 1, 5, 15])
 def test_a_script_run_that_the_page_never_saw_the_end_of_loses_nothing(reading_room: Page, wire: Wire, messages: int) -> None:
     """With 0 messages the page does not even know that a run began: the one case in which Streamlit asks for none by itself."""
     connection = Connection(reading_room)
