@@ -1,5 +1,6 @@
 """The routes beside the app, over real HTTP and behind Streamlit's own middleware."""
 
+import asyncio
 import gc
 import http.client
 import json
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 from streamlit import config
+from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.web.server.starlette.starlette_app import create_streamlit_middleware
 
 from ipfvision.core import run_lengths
@@ -115,6 +118,61 @@ def test_pixels_are_little_endian_hounsfield_units_and_say_where_nothing_was_mea
     one = desk.scan(0, 1)
     np.testing.assert_array_equal(got[~one.padding], one.pixels[~one.padding])
     assert (got[one.padding] == -32768).all()
+
+
+def test_a_run_of_slices_is_what_each_alone_is(ask: Wire, desk: Session) -> None:
+    alone = b"".join(ask(at(desk, index)).body for index in (1, 2))
+    answer = ask(f"{at(desk, 1)}?count=2")
+    assert answer.body == alone
+    assert int(answer.headers["Content-Length"]) == len(alone)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Content-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("count", ["0", "4", "-1", "x", "", "17", "9999999", "\N{SUPERSCRIPT TWO}"])
+def test_a_run_that_is_not_there_is_nothing(ask: Wire, desk: Session, count: str) -> None:
+    assert ask(f"{at(desk)}?count={quote(count)}").nothing
+
+
+def test_no_answer_has_more_slices_than_the_limit(ask: Wire) -> None:
+    desk = sit_down(Series(tuple(scan(number) for number in range(17))))
+    assert len(ask(f"{at(desk)}?count=16").body) == 16 * 2 * SIZE
+    assert ask(f"{at(desk)}?count=17").nothing
+
+
+def test_a_run_is_as_secret_as_a_slice(ask: Wire, desk: Session) -> None:
+    other = sit_down(Series((scan(3), scan(4))))
+    assert ask(f"{at(desk).replace(desk.token, other.token)}?count=2").nothing
+    path = at(desk)
+    desk.clear()
+    assert ask(f"{path}?count=2").nothing
+
+
+async def come_in(subprotocols: list[str]) -> list[Any]:
+    """What an app is told that `DrawAgain` stands before, when the browser itself says nothing but hello and goodbye."""
+    said: Iterator[Any] = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect"}])
+    heard: list[Any] = []
+
+    async def receive() -> Any:
+        return next(said)
+
+    async def app(_: Any, listen: Any, __: Any) -> None:
+        while not heard or heard[-1]["type"] != "websocket.disconnect":
+            heard.append(await listen())
+
+    async def send(_: Any) -> None:
+        """Nothing is sent."""
+
+    await routes.DrawAgain(app)({"type": "websocket", "subprotocols": subprotocols}, receive, send)
+    return heard
+
+
+def test_a_browser_that_comes_back_gets_a_script_run_and_a_new_one_asks_for_its_own() -> None:
+    hello, request, goodbye = asyncio.run(come_in(["streamlit", "xsrf", "session"]))
+    assert (hello["type"], goodbye["type"]) == ("websocket.connect", "websocket.disconnect")
+    assert BackMsg.FromString(request["bytes"]).WhichOneof("type") == "rerun_script"
+    for fresh in ([], ["streamlit"], ["streamlit", "xsrf"], ["streamlit", "", ""]):
+        assert [event["type"] for event in asyncio.run(come_in(fresh))] == ["websocket.connect", "websocket.disconnect"]
 
 
 def test_values_between_units_are_rounded_and_values_beyond_int16_are_held_inside() -> None:

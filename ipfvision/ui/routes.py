@@ -6,7 +6,7 @@ there, gets 404 and nothing else. Compression is declared done: on one machine, 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import streamlit as st
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.runtime import Runtime
 
 from ipfvision.core.annotation import Finding
@@ -38,6 +41,8 @@ HEADERS = {
 TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 MOST_BYTES = 1_000_000
 """Of one drawing as JSON; six findings drawn by hand over a whole slice take some ten thousand."""
+MOST_SLICES = 16
+"""In one answer; at 512 x 512 they are 8 MB."""
 SWEEP_SECONDS = 5
 
 
@@ -60,6 +65,37 @@ def routes() -> list[BaseRoute]:
         Route(f"{here}/drawing", _drawing, methods=["GET", "PUT"]),
         Route(base.removesuffix("/v1") + "/{rest:path}", _nothing, methods=everything),
     ]
+
+
+class DrawAgain:
+    """ASGI middleware: a script run follows each connection with which a browser comes back.
+
+    A browser that lost the server asks for a run only if it knew of one that was interrupted (streamlit pull request 9083).
+    Of one that began just before it does not know. The server has stopped that run half way and calls it finished, so the
+    browser takes off the page what the half run did not draw: the scan first.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The third "subprotocol" is the session that a browser comes back to.
+        if scope["type"] != "websocket" or not any(scope.get("subprotocols", [])[2:]):
+            await self._app(scope, receive, send)
+            return
+        events = 0
+
+        async def receive_and_ask() -> Message:
+            nonlocal events
+            events += 1
+            # The first event is the handshake, after which the browser would ask.
+            return {"type": "websocket.receive", "bytes": _RUN} if events == 2 else await receive()
+
+        await self._app(scope, receive_and_ask, send)
+
+
+_RUN = BackMsg(rerun_script=ClientState()).SerializeToString()
+"""Without any widget's value: the session has them."""
 
 
 @asynccontextmanager
@@ -116,17 +152,37 @@ class _Asked:
 
 
 def _find(request: Request) -> _Asked | None:
-    desk, number = session.find(request.path_params["token"]), request.path_params["index"]
+    desk, index = session.find(request.path_params["token"]), _number(request.path_params["index"])
     opened = None if desk is None else desk.opened
     series = None if opened is None else opened.find_stack(request.path_params["stack"])
-    if desk is None or opened is None or series is None or not (number.isascii() and number.isdigit() and len(number) < 7):
+    if desk is None or opened is None or series is None or index is None:
         return None
-    return _Asked(desk, opened, series, int(number)) if int(number) < len(opened.series[series].slices) else None
+    return _Asked(desk, opened, series, index) if index < len(opened.series[series].slices) else None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
 
 
 async def _pixels(request: Request) -> Response:
-    asked = _find(request)
-    return _answer(status=404) if asked is None else _answer(wire.pixels(asked.scan), kind="application/octet-stream")
+    """One slice, or a run of them: a browser spends more on each request than on the bytes of a slice."""
+    asked, count = _find(request), _number(request.query_params.get("count", "1"))
+    if asked is None or count is None or not 0 < count <= MOST_SLICES:
+        return _answer(status=404)
+    slices = asked.opened.series[asked.series].slices[asked.index : asked.index + count]
+    if len(slices) < count:
+        return _answer(status=404)
+    if count == 1:
+        return _answer(wire.pixels(slices[0]), kind="application/octet-stream")
+    length = sum(2 * scan.pixels.size for scan in slices)
+    headers = HEADERS | {"Content-Length": str(length)}
+    return StreamingResponse(_one_by_one(slices), headers=headers, media_type="application/octet-stream")
+
+
+async def _one_by_one(slices: Sequence[Slice]) -> AsyncIterator[bytes]:
+    """No more than one is held as bytes: the next one is made when the connection has taken the last one."""
+    for scan in slices:
+        yield wire.pixels(scan)
 
 
 async def _maps(request: Request) -> Response:

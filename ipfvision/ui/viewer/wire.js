@@ -4,7 +4,13 @@ import { asIndex } from "./raster.js";
 
 const CACHE_BYTES = 192 * 2 ** 20;
 const CONNECTIONS = 5;
+/** For what is not on screen; the others stay free for the slice that the reader jumps to. */
+const AHEAD = 3;
 const NEAR = 8;
+/** A browser spends more on a request than on the bytes of a slice: many come with one, */
+const MOST_SLICES = 16;
+/** but no more than come in this time. On a slow line a long run would stand before what the reader wants to see. */
+const RUN_MS = 400;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
 const TRIES = 4;
 /** A request that outlives its page may carry at most 64 KiB. */
@@ -21,6 +27,31 @@ export function* outwards(current, low, high) {
   }
 }
 
+/** The slices of `sizes` pixels out of a stream of bytes, each as soon as it is complete. */
+export async function* slicesOf(stream, sizes) {
+  const reader = stream.getReader();
+  let nth = 0,
+    filled = 0,
+    bytes = new Uint8Array(2 * sizes[0]);
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    for (let from = 0; from < value.length; ) {
+      if (nth === sizes.length) throw new Error("more slices than were asked for");
+      const part = value.subarray(from, from + bytes.length - filled);
+      bytes.set(part, filled);
+      filled += part.length;
+      from += part.length;
+      if (filled < bytes.length) continue;
+      yield bytes.buffer;
+      nth++;
+      filled = 0;
+      bytes = new Uint8Array(2 * (sizes[nth] ?? 0));
+    }
+  }
+  if (nth < sizes.length) throw new Error("fewer slices than were asked for");
+}
+
 /**
  * Everything of a stack that is read from the server, around the slice on screen, in a bounded cache.
  *
@@ -35,7 +66,11 @@ export class Loader {
     this.bytes = 0;
     this.settled = new Set();
     this.failures = new Map();
+    /** What is asked for and not here yet, and with how many requests. */
     this.running = new Set();
+    this.requests = 0;
+    /** Milliseconds that a slice took lately; undefined before the first. */
+    this.pace = undefined;
     this.abort = new AbortController();
     /** "" while all is well, else a sentence for the reader. */
     this.trouble = "";
@@ -110,42 +145,78 @@ export class Loader {
   }
 
   #pump() {
-    while (this.running.size < CONNECTIONS && !this.abort.signal.aborted && !this.timer && !this.gone) {
+    while (this.requests < CONNECTIONS && !this.abort.signal.aborted && !this.timer && !this.gone) {
       const next = this.#next();
       if (!next) return;
-      this.#ask(...next);
+      const [kind, index] = next;
+      if (index !== this.current && this.requests >= AHEAD) return;
+      this.#ask(kind, ...(kind === "pixels" ? this.#run(index) : [index, 1]));
     }
   }
 
-  async #ask(kind, index) {
-    const key = `${kind}/${index}`;
-    this.running.add(key);
+  /** The slices to ask for together with `index`, away from the slice on screen: [first, count]. */
+  #run(index) {
+    const fresh = (one) => this.#open("pixels", one) && !this.failures.has(`pixels/${one}`);
+    // What failed before is asked for alone, so that it takes nothing else along.
+    if (index === this.current || this.pace === undefined || !fresh(index)) return [index, 1];
+    const [low, high] = this.#range(),
+      most = Math.min(MOST_SLICES, RUN_MS / this.pace),
+      step = index > this.current ? 1 : -1;
+    let count = 1;
+    for (let one = index + step; count + 1 <= most && one >= low && one <= high && fresh(one); one += step) count++;
+    return [step > 0 ? index : index - count + 1, count];
+  }
+
+  async #ask(kind, first, count) {
+    const keys = Array.from({ length: count }, (_, nth) => `${kind}/${first + nth}`),
+      begun = performance.now();
+    keys.forEach((key) => this.running.add(key));
+    this.requests++;
     try {
-      const path = kind === "pixels" ? `${index}/pixels` : this.kinds[kind].path(index);
+      const pixels = count === 1 ? `${first}/pixels` : `${first}/pixels?count=${count}`;
+      const path = kind === "pixels" ? pixels : this.kinds[kind].path(first);
       const answer = await this.fetch(`${this.base}/${path}`, { signal: this.abort.signal, cache: "no-store" });
       if (answer.status === 404) this.gone = true;
       else if (!answer.ok) throw new Error(String(answer.status));
-      else if (kind === "pixels") this.#keep(index, asIndex(await answer.arrayBuffer()));
-      else {
+      else if (kind === "pixels") {
+        await this.#take(first, count, answer);
+        const each = Math.max(1, (performance.now() - begun) / count);
+        this.pace = this.pace === undefined ? each : (this.pace + each) / 2;
+      } else {
         const value = answer.status === 204 ? null : await answer.json();
-        this.settled.add(key);
-        this.kinds[kind].take(index, value);
+        this.settled.add(keys[0]);
+        this.kinds[kind].take(first, value);
       }
       this.attempt = 0;
       this.#say(this.gone ? "The server no longer holds this scan. Open it again." : "");
     } catch (error) {
       if (this.abort.signal.aborted) return;
       // An answer that is wrong each time must not keep the others waiting; a lost connection is tried for ever.
-      if (!(error instanceof TypeError)) this.failures.set(key, (this.failures.get(key) ?? 0) + 1);
+      if (!(error instanceof TypeError))
+        for (const key of keys) if (this.running.has(key)) this.failures.set(key, (this.failures.get(key) ?? 0) + 1);
       if (!this.timer) {
         this.#say("Connection lost. Trying again.");
         this.timer = setTimeout(() => this.retry(), later(this.attempt++));
       }
     } finally {
-      this.running.delete(key);
+      keys.forEach((key) => this.running.delete(key));
+      this.requests--;
     }
-    this.changed(kind, index);
+    this.changed(kind, first);
     this.#pump();
+  }
+
+  async #take(first, count, answer) {
+    if (count === 1) {
+      this.#keep(first, asIndex(await answer.arrayBuffer()));
+      return;
+    }
+    let index = first;
+    for await (const bytes of slicesOf(answer.body, this.sizes.slice(first, first + count))) {
+      this.#keep(index, asIndex(bytes));
+      this.running.delete(`pixels/${index}`);
+      this.changed("pixels", index++);
+    }
   }
 
   retry() {
