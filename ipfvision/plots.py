@@ -169,7 +169,7 @@ def histories(
     for axes, panel in zip(upper.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _dress(axes, x_label, panel.y_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        for color, (name, line) in zip((FAINT, STRONG, *_several(panel.lines)), panel.lines.items(), strict=False):
+        for color, (name, line) in zip((FAINT, STRONG, *_several(panel.lines)[1:]), panel.lines.items(), strict=False):
             axes.plot(line.x, _gaps(line.y), color=color, linewidth=2, marker=".", label=name)
         if panel.interval is not None:
             low, high = panel.interval

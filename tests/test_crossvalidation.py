@@ -96,7 +96,7 @@ def test_a_killed_crossvalidation_goes_on_with_its_fold_and_names_patients_only_
     assert summary["folds"] == 3
     assert summary["epochs_chosen"] == [1, 1, 1]
     assert "Pipf" not in (tmp_path / "out" / "summary.json").read_text()
-    patients = list(csv.DictReader((tmp_path / "out" / "patients.csv").open()))
+    patients = list(csv.DictReader((tmp_path / "out" / "patients.csv").read_text().splitlines()))
     assert {row["patient"] for row in patients} == {f"P{label}{seed}" for label, seed in drawn}
     assert all(np.isfinite(float(row["mean_margin"])) for row in patients)
     assert (tmp_path / "out" / "margins.png").read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from ipfvision import images
 from ipfvision.core.window import LUNG, apply_window
 from ipfvision.errors import InputRefused, ModelUnusable, RunStopped
 from ipfvision.nn.augmentation import Augmentation
-from ipfvision.nn.labelled import Epoch, Pictures, chosen_epoch, label_loss, train_labelled
+from ipfvision.nn.labelled import Epoch, Outcome, Pictures, chosen_epoch, label_loss, train_labelled
 from ipfvision.nn.starting_weights import adopt_imagenet, start
 from ipfvision.nn.training import LabelledRecipe, MapNetwork, load_run
 from ipfvision.synthetic.case import disease_mask, draw_case
@@ -260,9 +261,37 @@ class KilledError(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_to_the_very_same_network(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Of a run that nothing stopped."""
+    return train_labelled(LOOP, _some(), _some(), tmp_path_factory.mktemp("whole"), "x")
+
+
+def _is_same(found: Outcome, whole: Outcome) -> bool:
+    assert [replace(e, seconds=0) for e in found.history] == [replace(e, seconds=0) for e in whole.history]
+    weights = found.model.state_dict()
+    return all(torch.equal(weights[name], tensor) for name, tensor in whole.model.state_dict().items())
+
+
+@pytest.mark.parametrize("room", [1_000_000, 150_000_000])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_from_its_last_state(tmp_path: Path, whole: Outcome, room: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(history: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+
+    try:
+        with pytest.raises(RunStopped, match="no room left to write progress"):
+            train_labelled(LOOP, _some(), _some(), tmp_path, "x", fill, seconds_between_states=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("*.part"))
+    assert not (tmp_path / "state.pt").exists()
+    assert _is_same(train_labelled(LOOP, _some(), _some(), tmp_path, "x"), whole)
+
+
+def test_a_killed_run_goes_on_to_the_very_same_network(tmp_path: Path, whole: Outcome) -> None:
     some = _some()
-    whole = train_labelled(LOOP, some, some, tmp_path / "whole", "x")
 
     def kill(history: object) -> None:
         raise KilledError
@@ -272,10 +301,8 @@ def test_a_killed_run_goes_on_to_the_very_same_network(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="has not finished"):
         load_run(tmp_path / "killed")
     resumed = train_labelled(LOOP, some, some, tmp_path / "killed", "x")
-    assert [replace(e, seconds=0) for e in resumed.history] == [replace(e, seconds=0) for e in whole.history]
+    assert _is_same(resumed, whole)
     assert resumed.chosen == whole.chosen
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], tensor), name
     recipe, model, step = load_run(tmp_path / "killed")
     assert recipe == LOOP
     assert step == whole.chosen
@@ -315,7 +342,7 @@ def test_a_run_says_all_that_decided_it_and_names_nobody(tmp_path: Path, drawn: 
     assert recipe.input_shape == SIZE
     assert recipe.map_weight == 0
     assert not model.training
-    sides = list(csv.DictReader((tmp_path / "run" / "pictures.csv").open()))
+    sides = list(csv.DictReader((tmp_path / "run" / "pictures.csv").read_text().splitlines()))
     assert {row["side"] for row in sides} == {"training", "validation"}
 
 

@@ -27,7 +27,6 @@ from ipfvision.workflow.evaluation_figures import area_with_interval, rate
 from ipfvision.workflow.labelled import LabelledPicture, by_label, groups, read_collection, split_collection, without_use
 from ipfvision.workflow.labelled_training import (
     BY_IMAGE,
-    NOTE_WIDTH,
     Options,
     Prepared,
     Say,
@@ -45,6 +44,8 @@ MOST_LEFT_OUT_ALONE = 30
 FOLDS = 5
 FEWEST = 3
 """Patients of a class: one is left out, one chooses the epoch, one is trained on."""
+NOTE_WIDTH = 68
+"""Letters in a line under the plot."""
 SIZE = (192, 256)
 """Of the model's input, unless the user says otherwise: two trainings for each fold are to end on two cores."""
 POOLED = (
@@ -258,7 +259,7 @@ def _write(folder: Path, summary: Mapping[str, Any], left: Sequence[Left], epoch
     )
     margins = {label: [_mean(own) for _, name, own in by_group(left) if name == label] for label in TARGETS}
     notes = [POOLED] if summary["split"] == "by patient" else [summary["split"], POOLED]
-    wrapped = [part for note in notes for part in textwrap.wrap(note, NOTE_WIDTH // 2)]
+    wrapped = [part for note in notes for part in textwrap.wrap(note, NOTE_WIDTH)]
     named = {f"{label} ({len(values)})": values for label, values in margins.items()}
     content = dots(named, "mean margin of a patient, logits", 0.0, "called IPF above", wrapped)
     write_whole(folder / "margins.png", content)

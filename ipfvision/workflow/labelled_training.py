@@ -49,7 +49,7 @@ MOST_WITHOUT_LUNGS = 0.5
 """The same for pictures on which no lungs are found."""
 EPOCHS = 30
 """At most, unless the user says otherwise."""
-NOTE_WIDTH = 118
+NOTE_WIDTH = 170
 """Letters in a line under a plot."""
 BY_IMAGE = (
     "Split by image, not by patient: pictures of one patient may be on both sides, and every figure here is inflated by that."
@@ -371,7 +371,7 @@ def curves_png(history: "Sequence[Epoch]", chosen: int, notes: Sequence[str]) ->
 
     loss = Panel("loss", {"training, with the map's part": line("training_loss"), "validation": line("validation_loss")})
     accuracy = Panel(
-        "accuracy, classes and patients alike",
+        "accuracy",
         {"training": line("training_accuracy"), "validation": line("validation_accuracy")},
         top=1.03,
     )
