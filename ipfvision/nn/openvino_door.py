@@ -41,7 +41,7 @@ def compile_body(network: nn.Module, input_shape: tuple[int, int], threads: int)
     """
     openvino = load()
     compiled = openvino.Core().compile_model(
-        _graph(network, input_shape),
+        body_graph(network, input_shape),
         "CPU",
         {
             "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bf16 on a CPU that can
@@ -60,7 +60,7 @@ def compile_body(network: nn.Module, input_shape: tuple[int, int], threads: int)
     return run
 
 
-def _graph(network: nn.Module, input_shape: tuple[int, int]) -> Any:
+def body_graph(network: nn.Module, input_shape: tuple[int, int]) -> Any:
     """(N, 3, rows, columns) -> layer4's output, as an openvino.Model."""
     openvino = load()
     images = openvino.opset8.parameter([-1, 3, *input_shape], np.float32, name="images")
