@@ -26,6 +26,12 @@ LIMITS = (
     "Axial slices in a lung window only; the heat map cannot locate anything smaller than its cell.",
 )
 
+LIMITS_OF_LABELLED = (
+    "IPF against normal lung only: other lung disease may be called IPF.",
+    "Trained and measured on one collection: what tells its two classes apart may be their source and not the disease.",
+    LIMITS[3],
+)
+
 
 def platt(given: Sequence[Answer]) -> tuple[float, float]:
     """Fit p = logistic((margin + shift) / temperature) on the calibrating patients (Platt 1999, with his smoothed targets).
@@ -112,18 +118,22 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     given = shifted(raw, bias() - before)
     calibrating, reported = halves(given)
     save_answers(given, run / "answers.csv")
+    training = _training(run, recipe, step)
+    labelled = training["data"].get("recipe") == "labelled"
     details = {
         "application_version": __version__,
         "intended_use": "Research. How much an axial chest CT slice looks like IPF rather than normal lung; not a diagnosis.",
-        "limits": LIMITS,
-        "training": _training(run, recipe, step),
+        "limits": LIMITS_OF_LABELLED if labelled else LIMITS,
+        "training": training,
         "calibration": {
             "method": "Platt scaling; the shift is part of the last layer's bias",
             "shift": shift,
             "patients": {label: sorted({a.row.patient for a in calibrating if a.row.label == label}) for label in LABELS},
         },
         "figures": {
-            "drawn_lesions_held_out_patient": json.loads((run / "log.jsonl").read_text().splitlines()[-1]),
+            "last_epoch_validation_patients" if labelled else "drawn_lesions_held_out_patient": json.loads(
+                (run / "log.jsonl").read_text().splitlines()[-1]
+            ),
             "auroc_ipf_against_normal": area_with_interval(given, ("normal",)),
             "auroc_ipf_against_other_disease": area_with_interval(given, ("other_disease",)),
             "auroc_diseased_against_other_slices_of_one_ipf_patient": within_patients(given),
@@ -148,5 +158,7 @@ def _training(run: Path, recipe: Any, step: int) -> dict[str, Any]:
         "recipe": {**asdict(recipe), "start": Path(recipe.start).name},
         "steps_done": step,
         "data": manifest,
-        "labels": "Lesions of fibrosis and distractors drawn by ipfvision.synthetic; no real IPF was trained on.",
+        "labels": "Those of the collection: patients with IPF and with normal lung."
+        if manifest.get("recipe") == "labelled"
+        else "Lesions of fibrosis and distractors drawn by ipfvision.synthetic; no real IPF was trained on.",
     }
