@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ipfvision import images
+from ipfvision.cli import main
 from ipfvision.core.window import LUNG, apply_window
 from ipfvision.errors import InputRefused, ModelUnusable, RunStopped
 from ipfvision.nn.augmentation import Augmentation
@@ -413,3 +414,22 @@ def test_a_damaged_cache_of_imagenet_weights_is_said(tmp_path: Path, monkeypatch
     (tmp_path / "checkpoints" / "resnet50-11ad3fa6.pth").write_bytes(b"half")
     with pytest.raises(ModelUnusable, match="damaged"):
         start(MapNetwork(LOOP).network, "imagenet", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "--recipe", "labelled", "--size", "100x100"], "multiples of 32"),
+        (["train", "--recipe", "labelled", "--start", "nowhere.safetensors"], "missing"),
+        (["crossvalidate", "--folds", "40", "--start", "random"], "6 patients make 2 to 6 folds, not 40"),
+    ],
+)
+def test_the_command_line_refuses_in_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, drawn: Drawn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = _folders(tmp_path / "data", drawn)
+    assert main([words[0], str(data), "--out", str(tmp_path / "out"), *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
