@@ -174,8 +174,7 @@ def test_a_runtime_that_says_something_else_is_refused_and_torch_answers(
     found = prepare(model)
     assert found.name.startswith("torch")
     (note,) = found.notes
-    assert "was refused here" in note
-    assert "torch is used" in note
+    assert "was refused, because its" in note
     pixels = to_tensor(_images(1), model.card)
     torch.testing.assert_close(found.features(pixels), run(model, pixels)[0], rtol=0, atol=0)
 
@@ -320,6 +319,19 @@ def test_torch_answers_where_openvino_does_not_start(random_model: Models, monke
     assert found.name.startswith("torch")
     (note,) = found.notes
     assert "libtbb.so.12" in note
+
+
+@pytest.mark.usefixtures("cache")
+def test_openvino_answers_where_the_gpu_does_not(random_model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Model) -> Runtime:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runtime, "on_cuda", full)
+    found = prepare(random_model())
+    assert found.name.startswith("OpenVINO")
+    (note,) = found.notes
+    assert note.endswith("(CUDA out of memory).")
 
 
 @pytest.mark.usefixtures("cache")

@@ -81,16 +81,21 @@ def prepare(model: Model) -> Runtime:
         notes = (*notes, f"{RUNTIME} is {wanted!r}, which says nothing here: leave it unset, or set it to torch.")
     if wanted == "torch":
         return Runtime(torch_here.name, torch_here.features, notes)
-    try:
-        fast = on_cuda(model) if torch.cuda.is_available() else on_openvino(model, threads)
-        problem, unkept = _check(model, fast, torch_here)
-    except (ImportError, OSError, RuntimeError) as error:
-        sentence = f"Reading is slower than it need be: the faster runtime does not start here ({_first_line(error)})."
-        return Runtime(torch_here.name, torch_here.features, (*notes, sentence))
-    if problem is not None:
-        sentence = f"Reading is slower than it need be: {fast.name} was refused here, because {problem}. torch is used instead."
-        return Runtime(torch_here.name, torch_here.features, (*notes, sentence))
-    return Runtime(fast.name, fast.features, notes if unkept is None else (*notes, unkept))
+    starts: list[Callable[[], Runtime]] = [lambda: on_openvino(model, threads)]
+    if torch.cuda.is_available():
+        starts.insert(0, lambda: on_cuda(model))
+    for start in starts:
+        try:
+            fast = start()
+            problem, unkept = _check(model, fast, torch_here)
+        except (ImportError, OSError, RuntimeError) as error:
+            problem = f"Reading is slower than it need be: a faster runtime does not start here ({_first_line(error)})."
+        else:
+            if problem is None:
+                return Runtime(fast.name, fast.features, notes if unkept is None else (*notes, unkept))
+            problem = f"Reading is slower than it need be: {fast.name} was refused, because {problem}."
+        notes = (*notes, problem)
+    return Runtime(torch_here.name, torch_here.features, notes)
 
 
 def on_torch(model: Model) -> Runtime:
@@ -244,4 +249,4 @@ def _write(path: Path, expected: Answers) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
