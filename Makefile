@@ -15,6 +15,7 @@ WORKERS ?= 2
 
 # The viewer's own JavaScript, without a browser.
 SCRIPT_TESTS := $(wildcard tests/viewer_js/*.test.mjs)
+NODE_WORKS := node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
 
 .PHONY: app test lint format browser node samples benchmark screenshot help
 .DELETE_ON_ERROR:
@@ -33,7 +34,7 @@ app: $(APP)
 	$(BIN)/python -m streamlit run streamlit_app.py $(if $(PORT),--server.port=$(PORT))
 
 test: $(PEERS) browser node lint
-	@if command -v node >/dev/null; then node --test $(SCRIPT_TESTS); fi
+	@if $(NODE_WORKS); then node --test $(SCRIPT_TESTS); fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(DEV)
@@ -51,6 +52,7 @@ samples: $(APP)
 
 benchmark: $(DEV) browser
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.series --slices 30
 	$(BIN)/python -m benchmarks.viewer
 
 screenshot: $(DEV) browser
@@ -92,11 +94,13 @@ browser: $(DEV)
 	if [ "$$CI" = true ]; then echo "No Chromium or Chrome, and none could be installed." >&2; exit 1; fi; \
 	echo "No Chromium or Chrome found: the browser tests will be skipped. To run them, install one of: $(BROWSERS)"
 
+# The tests mock timers, which node has had since 20.
 node:
-	@command -v node >/dev/null && exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	@if ! command -v node >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "No node found: installing it with apt-get."; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs && exit 0; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs || true; \
 	fi; \
-	if [ "$$CI" = true ]; then echo "No node (18 or newer), and none could be installed." >&2; exit 1; fi; \
-	echo "No node found: the tests of the viewer's JavaScript will be skipped. To run them, install Node.js 18 or newer."
+	$(NODE_WORKS) && exit 0; \
+	if command -v node >/dev/null; then found="node here is $$(node --version)"; else found="there is no node"; fi; \
+	if [ "$$CI" = true ]; then echo "The tests of the viewer's JavaScript need Node.js 20 or newer; $$found." >&2; exit 1; fi; \
+	echo "The tests of the viewer's JavaScript need Node.js 20 or newer; $$found: they will be skipped."
