@@ -21,25 +21,18 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from benchmarks.viewer_pages import SLICES
 from tests.browser.conftest import QUIET, find_browser, free_port
+from tests.browser.driving import FIND
 
 ROOT = Path(__file__).parents[1]
 MEGABYTE = 2**20
 
-WATCH = """
-() => {
-  const inside = (root) => {
-    for (const node of root.querySelectorAll("*")) {
-      if (node.ipfViewer) return node.ipfViewer;
-      const found = node.shadowRoot && inside(node.shadowRoot);
-      if (found) return found;
-    }
-    return null;
-  };
-  window.findViewer = () => inside(document);
+WATCH = f"""
+() => {{
+  window.findViewer = {FIND};
   window.frame = () => new Promise(requestAnimationFrame);
   const all = () => [...document.querySelectorAll("*")];
   window.stageOf = () => all().map((one) => one.shadowRoot?.querySelector(".stage")).find(Boolean);
-}
+}}
 """
 
 OPEN = """

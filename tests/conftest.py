@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import streamlit as st
 import torch
 from torch import nn
 
 from ipfvision.core.findings import TARGETS, ModelCard
 from ipfvision.core.window import LUNG
 from ipfvision.nn.network import Model, body, build, card_path, card_to_json, load, save
+from ipfvision.ui import session
+from ipfvision.workflow.reading import Reader
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,3 +89,13 @@ class RandomModels:
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> RandomModels:
     """Call it for a loaded model; `.weights` is its file."""
     return RandomModels(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def reader(random_model: RandomModels, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """The random model in place of the shipped one, and none of it left in Streamlit's cache."""
+    opened = Reader.open(random_model.weights)
+    monkeypatch.setattr(Reader, "open", lambda *_: opened)
+    session.model.clear()
+    yield opened
+    st.cache_resource.clear()

@@ -4,21 +4,19 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 from test_dicom_segmentation import content as seg_content
 from test_dicom_segmentation import cts, seg
 
 from ipfvision.core.annotation import Finding
 from ipfvision.core.run_lengths import encode
-from ipfvision.ui import compare, page_read, scorecard, session
+from ipfvision.ui import compare, page_read, scorecard
 from ipfvision.ui.session import Drawing, Session
 from ipfvision.workflow.annotations import take_in_annotations
 from ipfvision.workflow.intake import take_in
@@ -48,16 +46,6 @@ def polygons(image: str = SCAN[0], size: int = SIZE, **labels: tuple[int, int, i
 
 LEFT, RIGHT = (200, 150, 260, 210), (60, 150, 120, 210)
 BOTH = polygons(honeycombing=LEFT, reticulation=RIGHT)
-
-
-@pytest.fixture
-def reader(random_model: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """The random model in place of the shipped one, and none of it left in Streamlit's cache."""
-    opened = Reader.open(random_model.weights)
-    monkeypatch.setattr(Reader, "open", lambda *_: opened)
-    session.model.clear()
-    yield opened
-    st.cache_resource.clear()
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import json
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.testing.v1 import AppTest
 
@@ -43,16 +42,6 @@ def thorax(number: int = 0, *, lungs: bool = True, grey: bool = False, file_wind
         return Slice(shades, Scale.GREY, source, padding)
     plane = Plane((0.0, 0.0, -100.0 + 5 * number), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     return Slice(hu, Scale.HOUNSFIELD, source, padding, PixelSpacing(1.4, 1.4), plane, 5.0, file_window)
-
-
-@pytest.fixture
-def reader(random_model: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """The random model in place of the shipped one, and none of it left in Streamlit's cache."""
-    opened = Reader.open(random_model.weights)
-    monkeypatch.setattr(Reader, "open", lambda *_: opened)
-    session.model.clear()
-    yield opened
-    st.cache_resource.clear()
 
 
 @pytest.fixture

@@ -90,8 +90,3 @@ def outline(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], color: tu
     inner = cv2.erode(mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     picture[mask & (np.asarray(inner) == 0)] = color
     return picture
-
-
-def colorbar(width: int, height: int) -> npt.NDArray[np.uint8]:
-    """(height, width, 3) uint8 RGB legend of `overlay`'s colors, weakest left."""
-    return np.repeat(_colors(np.linspace(0, 1, width, dtype=np.float32)[None, :]), height, axis=0)
