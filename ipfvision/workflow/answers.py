@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -241,13 +242,19 @@ def how_answered(card: ModelCard, computed_by: str, *more: str) -> str:
     more
         Other parts of the package whose source counts.
     """
+    how = f"{replace(card, details={})} {computed_by} {_source((*DECIDES, *more))}"
+    return hashlib.sha256(how.encode()).hexdigest()[:16]
+
+
+@cache  # what runs is what was imported, whatever becomes of the files meanwhile
+def _source(parts: tuple[str, ...]) -> str:
     package = Path(__file__).parents[1]
-    digest = hashlib.sha256(f"{replace(card, details={})} {computed_by}".encode())
-    for part in (*DECIDES, *more):
+    digest = hashlib.sha256()
+    for part in parts:
         path = package / part
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def halves(given: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
