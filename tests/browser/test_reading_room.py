@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from driving import COUNTS, Viewer, answered, colored, ct, drop, png, settled, stack
 from playwright.sync_api import Page, expect
 
@@ -182,3 +183,19 @@ def test_every_control_that_the_keyboard_reaches_has_a_name(reading_room: Page) 
     Viewer(reading_room).ready()
     settled(reading_room)
     assert reading_room.evaluate(NAMELESS) == []
+
+
+LEVEL_AA = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+
+def test_axe_finds_nothing_against_wcag_at_level_aa(reading_room: Page) -> None:
+    start = Axe().run(reading_room, options=LEVEL_AA)
+    reading_room.locator(".st-key-sample-02_honeycombing button").click()
+    answered(reading_room)
+    Viewer(reading_room).with_map()
+    settled(reading_room)
+    reading = Axe().run(reading_room, options=LEVEL_AA)
+    for found in (start, reading):
+        assert found.violations_count == 0, found.generate_report()
+    # It looked into the viewer too.
+    assert any(".ipf-viewer" in str(node["target"]) for rule in reading.response["passes"] for node in rule["nodes"])
