@@ -38,6 +38,7 @@ SERIES = "OSIC-421"
 FINE = (48, 64)
 """Rows and columns of the grid on which rows with different cells are compared; a row's own grid holds a part of them."""
 VALIDATION_SEED, VALIDATION_CASES = 1000, 192
+CUTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 WATCHED = 48
 """Drawn validation examples that the log follows during training."""
 
@@ -169,6 +170,14 @@ def where_the_mass_lies(maps: Maps, examples: Examples, chosen: npt.NDArray[np.b
     return {name: float(np.mean(values)) if values else None for name, values in defined.items()}
 
 
+def iou_at_best(examples: Examples, cells: tuple[int, int]) -> float:
+    """IoU on the fine grid of a map that knows how much of each cell is lesion and nothing finer, cut where that is best."""
+    shares = np.asarray(on_grid(examples, cells).lesions / np.float32(255), np.float32)
+    margins = np.zeros(len(examples), np.float32)
+    cuts = (cell_figures(spread_out(shares - np.float32(cut)), margins, examples) for cut in CUTS)
+    return max(figures["iou_cells"] or 0.0 for figures in cuts)
+
+
 def drawn_figures(maps: Maps, margins: Maps, examples: Examples) -> dict[str, Any]:
     """Figures on drawn disease, on the row's own cells and on the fine grid; `examples` are on the fine grid."""
     own = on_grid(examples, maps.shape[1:])
@@ -176,10 +185,7 @@ def drawn_figures(maps: Maps, margins: Maps, examples: Examples) -> dict[str, An
         "examples": len(examples),
         "own_cells": cell_figures(maps, margins, own),
         "fine_grid": cell_figures(spread_out(maps), margins, examples),
-        # a map that knows which cells are lesion and nothing finer
-        "fine_grid_if_every_cell_were_right": cell_figures(
-            spread_out(np.asarray(own.lesions / np.float32(255) - np.float32(0.4), np.float32)), margins, examples
-        ),
+        "fine_grid_iou_at_best": iou_at_best(examples, maps.shape[1:]),
         **where_the_mass_lies(maps, examples, examples.labels),
     }
     shares = examples.lesions[examples.labels].sum(axis=(1, 2)) / examples.lungs[examples.labels].sum(axis=(1, 2))
@@ -271,7 +277,8 @@ def flat(found: Mapping[str, Any]) -> dict[str, Any]:
         "fine_pointing_hit": fine["pointing_hit"],
         "fine_mass_ratio": fine["mass_ratio"],
         "fine_iou": fine["iou_cells"],
-        "fine_iou_at_best": drawings["fine_grid_if_every_cell_were_right"]["iou_cells"],
+        "fine_iou_at_best": drawings["fine_grid_iou_at_best"],
+        "lesions_share_of_lungs": drawings["lesions_share_of_lungs"],
         "outside_lungs": drawings["outside_lungs"],
         "far_outside_lungs": drawings["far_outside_lungs"],
         "outermost_cells": drawings["outermost_cells"],

@@ -64,7 +64,9 @@ def test_a_map_that_is_right_in_every_cell_has_the_best_figures() -> None:
     truth = np.asarray(on_grid(examples, (12, 16)).lesions / 255.0 - 0.4, np.float32)
     found = drawn_figures(truth, np.array([2.0, 1.0, -1.0], np.float32), examples)
     assert found["own_cells"] == {"auroc": 1.0, "pointing_hit": 1.0, "mass_ratio": pytest.approx(12.0), "iou_cells": 1.0}
-    assert found["fine_grid"] == found["fine_grid_if_every_cell_were_right"]
+    # the lesion is a square of whole cells: bilinear cells blur its edges and cut its corners
+    assert 0.9 < found["fine_grid_iou_at_best"] <= 1.0
+    assert found["fine_grid"]["iou_cells"] <= found["fine_grid_iou_at_best"]
     assert found["lesions_share_of_lungs"] == pytest.approx(1 / 12)
     assert found["pointing_hit_interval_95"][1] == 1.0
     assert found["far_outside_lungs"] == found["outermost_cells"] == 0
