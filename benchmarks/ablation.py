@@ -286,6 +286,7 @@ def flat(found: Mapping[str, Any]) -> dict[str, Any]:
         "real_ipf_outermost_cells": real["ipf"]["outermost_cells"],
         **{name: area["auroc"] for name, area in areas.items()},
         **{f"{name}_interval_95": area.get("interval_95") for name, area in areas.items()},
+        "patients_alike": real["ipf_against_other_disease"]["patients_alike"],
         "training_minutes": found["training_seconds"] / 60,
     }
 
@@ -298,6 +299,7 @@ def _number(value: Any, key: str) -> str:
 
 MAPS = {
     "row": "Row",
+    "changed": "Changed",
     "cell_mm": "Cell, mm",
     "pointing_hit": "Pointing hit",
     "mass_ratio": "Mass ratio",
@@ -315,7 +317,8 @@ CLASSES = {
     "drawn_auroc": "Drawn",
     "ipf_against_normal": "Real IPF against normal",
     "ipf_against_other_disease": "against other disease",
-    "diseased_against_other_slices_of_one_patient": "diseased against other slices of one patient",
+    "patients_alike": "the same, each patient alike",
+    "diseased_against_other_slices_of_one_patient": "Diseased against other slices of one patient",
     "training_minutes": "Training, min",
 }
 DIGITS = {"cell_mm": 1, "training_minutes": 0} | dict.fromkeys(list(CLASSES)[1:-1], 3)
