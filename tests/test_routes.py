@@ -148,7 +148,13 @@ def test_a_run_is_as_secret_as_a_slice(ask: Wire, desk: Session) -> None:
     assert ask(f"{path}?count=2").nothing
 
 
-async def come_in(subprotocols: list[str]) -> list[Any]:
+def come_in(subprotocols: list[str]) -> list[Any]:
+    """`arrival`, in a thread of its own: a browser test of the same process may leave an event loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, arrival(subprotocols)).result()
+
+
+async def arrival(subprotocols: list[str]) -> list[Any]:
     """What an app is told that `DrawAgain` stands before, when the browser itself says nothing but hello and goodbye."""
     said: Iterator[Any] = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect"}])
     heard: list[Any] = []
@@ -168,11 +174,11 @@ async def come_in(subprotocols: list[str]) -> list[Any]:
 
 
 def test_a_browser_that_comes_back_gets_a_script_run_and_a_new_one_asks_for_its_own() -> None:
-    hello, request, goodbye = asyncio.run(come_in(["streamlit", "xsrf", "session"]))
+    hello, request, goodbye = come_in(["streamlit", "xsrf", "session"])
     assert (hello["type"], goodbye["type"]) == ("websocket.connect", "websocket.disconnect")
     assert BackMsg.FromString(request["bytes"]).WhichOneof("type") == "rerun_script"
     for fresh in ([], ["streamlit"], ["streamlit", "xsrf"], ["streamlit", "", ""]):
-        assert [event["type"] for event in asyncio.run(come_in(fresh))] == ["websocket.connect", "websocket.disconnect"]
+        assert [event["type"] for event in come_in(fresh)] == ["websocket.connect", "websocket.disconnect"]
 
 
 def test_values_between_units_are_rounded_and_values_beyond_int16_are_held_inside() -> None:
