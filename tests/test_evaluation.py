@@ -24,10 +24,11 @@ from ipfvision import cli, images, plots
 from ipfvision.core.findings import TARGETS, Decision, Explanation, ModelCard
 from ipfvision.core.geometry import Crop
 from ipfvision.core.lungs import Lungs, find_lungs
-from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source
+from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, grey
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused
 from ipfvision.nn.network import card_path, card_to_json, load
+from ipfvision.nn.preprocess import prepare
 from ipfvision.nn.training import MapNetwork, Recipe
 from ipfvision.synthetic.case import disease_mask
 from ipfvision.synthetic.thorax import draw_thorax
@@ -40,7 +41,7 @@ from ipfvision.workflow.evaluation_report import Sheets, worst_errors, write_rep
 from ipfvision.workflow.intake import take_in_paths
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.samples import SAMPLES
-from ipfvision.workflow.shipping import platt, ship
+from ipfvision.workflow.shipping import CROP_MARGIN, platt, ship
 from ipfvision.workflow.training import ManifestRow, NormalSlice, read_manifest
 
 CARD = ModelCard(
@@ -664,7 +665,21 @@ def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_pa
     torch.save(state, run / "state.pt")
     for name, content in (("run.json", "{}"), ("start.json", "{}"), ("log.jsonl", "{}")):
         (run / name).write_text(content + "\n")
+    rng = np.random.default_rng(3)
+    inputs = []
+    for row in read_manifest(collection):
+        scan = open_scan(collection, row)
+        inputs.append(prepare(grey(scan, LUNG), find_lungs(scan), recipe.input_shape, CROP_MARGIN)[0])
+    varied = [inputs[n % len(inputs)] * rng.uniform(0.7, 1.2) + rng.normal(0, 0.05, recipe.input_shape) for n in range(108)]
+    drawn = np.rint(np.clip(varied, 0, 1) * 255).astype(np.uint8)
+    for pool, images_of_it in (("train", drawn[:100]), ("validation", drawn[100:])):
+        (run / pool).mkdir()
+        np.savez(run / pool / "pool_0000.npz", images=images_of_it)
     weights = tmp_path / "shipped.safetensors"
+    with pytest.raises(InputRefused):
+        ship(run, tmp_path, weights, lambda _: None)
+    assert not weights.exists()  # until all is measured
+    assert not card_path(weights).exists()
     said = ship(run, collection, weights, lambda _: None)
     assert load(weights).card.details["figures"] == json.loads(json.dumps(said["figures"]))
     with (run / "answers.csv").open(newline="") as file:
@@ -672,6 +687,9 @@ def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_pa
     for answer in answers(weights, collection, lambda _: None):
         assert answer.margin is None or answer.margin == pytest.approx(float(told[answer.row.file]), abs=1e-4)
     assert load(weights).card.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    gate = load(weights).gate
+    assert gate is not None
+    assert load(weights).card.details["gate"]["refuse_above"] == gate.refuse_above
 
 
 # Collections

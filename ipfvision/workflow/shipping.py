@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,15 @@ from ipfvision import __version__
 from ipfvision.core.findings import TARGETS, ModelCard
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused
+from ipfvision.whole_file import write_whole
 from ipfvision.workflow.answers import LABELS, Answer, answers, by_patient, halves, save_answers, shifted
 from ipfvision.workflow.article import forbid_shipping
 from ipfvision.workflow.evaluation_figures import area_with_interval, calibration, rates, within_patients
+from ipfvision.workflow.gating import fit_gate
+from ipfvision.workflow.training import read_manifest
+
+if TYPE_CHECKING:
+    from ipfvision.nn.gate import Gate
 
 CROP_MARGIN = 0.1
 UNCERTAIN_BAND = (0.35, 0.65)
@@ -71,20 +77,28 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
 
     Half of the patients of the real validation pictures calibrate (shift, temperature, map reference); the operating point is
     a probability of 0.5 and the uncertain band 0.35 to 0.65, both fixed beforehand. Figures at the operating point come from
-    the other half. ROC areas do not depend on the calibration and come from all of them. Nothing else is chosen here.
+    the other half. ROC areas do not depend on the calibration and come from all of them. Nothing else is chosen here. The gate
+    of a drawn run is fitted to what was drawn for it. Until all is measured the checkpoint lies in the run's folder; what lay
+    under `weights` before stays until then.
     """
+    from ipfvision.nn.gate import described  # noqa: PLC0415
     from ipfvision.nn.network import card_path, card_to_json, load, save, shift_margin  # noqa: PLC0415
     from ipfvision.nn.training import load_run  # noqa: PLC0415
 
     forbid_shipping(run)
+    read_manifest(data)  # a collection that cannot be measured on is refused before anything is worked out
     recipe, model, step = load_run(run)
     network = model.as_classifier().eval()
+    training = _training(run, recipe, step)
+    labelled = training["data"].get("recipe") == "labelled"
+    unfinished = run / "checkpoint.safetensors"
+    gate: Gate | None = None
 
     def write(shift: float, temperature: float, reference: float, details: dict[str, Any]) -> ModelCard:
         shift_margin(network, shift)
         card = ModelCard(
             name="ipf_resnet50",
-            sha256=save(network, weights),
+            sha256=save(network, unfinished, gate),
             status="preliminary",
             labels=TARGETS,
             window=LUNG,
@@ -100,17 +114,21 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
             map_reference=reference,
             details=details,
         )
-        card_path(weights).write_text(json.dumps(card_to_json(card), indent=1) + "\n", encoding="utf-8")
+        write_whole(card_path(unfinished), (json.dumps(card_to_json(card), indent=1) + "\n").encode())
         return card
 
     def bias() -> float:
         """As it lies on disk, where it was rounded."""
-        stored = load(weights).linear.bias
+        stored = load(unfinished).linear.bias
         return float(stored[0] - stored[1])
 
     write(0.0, 1.0, 1.0, {})
+    if not labelled:
+        say("fitting the refusal gate to drawn examples")
+        gate = fit_gate(run, load(unfinished))
+        write(0.0, 1.0, 1.0, {})
     before = bias()
-    raw = answers(weights, data, say, run / "answers")
+    raw = answers(unfinished, data, say, run / "answers")
     calibrating, _ = halves(raw)
     shift, temperature = platt(calibrating)
     peaks = [answer.peak for answer in calibrating if answer.row.label == "ipf" and answer.peak is not None]
@@ -118,8 +136,6 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     given = shifted(raw, bias() - before)
     calibrating, reported = halves(given)
     save_answers(given, run / "answers.csv")
-    training = _training(run, recipe, step)
-    labelled = training["data"].get("recipe") == "labelled"
     details = {
         "application_version": __version__,
         "intended_use": "Research. How much an axial chest CT slice looks like IPF rather than normal lung; not a diagnosis.",
@@ -130,6 +146,7 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
             "shift": shift,
             "patients": {label: sorted({a.row.patient for a in calibrating if a.row.label == label}) for label in LABELS},
         },
+        "gate": None if gate is None else described(gate),
         "figures": {
             "last_epoch_validation_patients" if labelled else "drawn_lesions_held_out_patient": json.loads(
                 (run / "log.jsonl").read_text().splitlines()[-1]
@@ -143,7 +160,11 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
             "calibration_calibrating_patients": _summary(calibrating, card),
         },
     }
-    return write(0.0, temperature, card.map_reference, details).details
+    card = write(0.0, temperature, card.map_reference, details)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    for content, place in ((unfinished, weights), (card_path(unfinished), card_path(weights))):
+        write_whole(place, content.read_bytes())
+    return card.details
 
 
 def _summary(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
