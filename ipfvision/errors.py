@@ -10,7 +10,12 @@
     │   ├── TooLarge             more pixels, bytes or files than the limits allow
     │   └── UnsafeArchive        a .zip with a path that leaves its folder, or a zip bomb
     ├── ModelUnusable            the checkpoint or its card is missing, damaged or of another architecture
-    └── RunStopped               a training run cannot begin in this folder, or cannot go on: another run, a full disk
+    ├── RunStopped               a training run cannot begin in this folder, or cannot go on: another run, a full disk
+    └── StudyProblem             a study or its reviews
+        ├── ReviewRefused        not for this reader, not at this moment, or not with so little said
+        ├── ReviewChanged        the same case has gone on in another tab or window
+        ├── StoreUnavailable     reviews cannot be written or read now: full disk, locked file, lost database
+        └── ArchiveRefused       a study's .zip is damaged, or contradicts what is here
 
 `str(error)` is one sentence for a clinician (what was found, what was expected, the DICOM tag, what to do next). It may be
 shown as it stands: it names no patient.
@@ -59,3 +64,23 @@ class ModelUnusable(IpfVisionError):
 
 class RunStopped(IpfVisionError):
     """A training run cannot begin in its folder or cannot go on: another run lies there, or the disk is full."""
+
+
+class StudyProblem(IpfVisionError):
+    """Something that a study or its reviews do not allow. What was saved before is unharmed."""
+
+
+class ReviewRefused(StudyProblem):
+    """Not for this reader, not at this moment, or not with so little said."""
+
+
+class ReviewChanged(StudyProblem):
+    """The same case has gone on in another tab or window: what is on this screen is out of date."""
+
+
+class StoreUnavailable(StudyProblem):
+    """Reviews cannot be written or read now: a full disk, a locked file, a lost database. Nothing acknowledged is lost."""
+
+
+class ArchiveRefused(StudyProblem):
+    """A study's .zip is damaged, or contradicts what is here; nothing of it was taken in."""
