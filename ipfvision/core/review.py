@@ -337,6 +337,9 @@ class BlindReview:
     first: Opinion | None = None
     """Once it is locked."""
 
+    def __post_init__(self) -> None:
+        _check_fit(self.case, self.draft.drawings)
+
     @property
     def stage(self) -> Stage:
         return Stage.READING if self.first is None else Stage.LOCKED
@@ -359,6 +362,9 @@ class RevealedReview:
     """None in the open mode."""
     supersedes: str | None = None
     """The review that this one will correct."""
+
+    def __post_init__(self) -> None:
+        _check_fit(self.case, self.draft.drawings)
 
     @property
     def stage(self) -> Stage:
@@ -388,6 +394,9 @@ class Review:
     """Of the model that was loaded when the opinion was locked; None in the open mode."""
     supersedes: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_fit(self.case, (*self.revised.drawings, *(() if self.first is None else self.first.drawings)))
+
     @property
     def model_changed(self) -> bool:
         """Whether the answer came from another model than was loaded when the opinion was locked."""
@@ -414,6 +423,12 @@ def union(
 def _check_drawings(drawings: Sequence[Drawn]) -> None:
     if len({(one.slice_index, one.finding) for one in drawings}) < len(drawings):
         raise ValueError("there is one drawing for each slice and finding")
+
+
+def _check_fit(case: Case, drawings: Sequence[Drawn]) -> None:
+    for one in drawings:
+        if one.slice_index >= len(case.slices) or one.shape != case.slices[one.slice_index].shape:
+            raise ValueError("a drawing lies on a slice of its case, and has its size")
 
 
 def _check_text(text: str) -> None:
