@@ -59,9 +59,9 @@ def bootstrap_draws(patients: Sequence[Hashable], seed: int = 0) -> Floats:
     of_case = np.array([index[patient] for patient in patients], np.intp)
     draws = np.ones((BOOTSTRAPS + 1, len(of_case)))
     if len(index) > 1:
-        rng = np.random.default_rng(seed)
-        for row in range(1, BOOTSTRAPS + 1):
-            draws[row] = np.bincount(rng.integers(0, len(index), len(index)), minlength=len(index))[of_case]
+        drawn = np.random.default_rng(seed).integers(0, len(index), (BOOTSTRAPS, len(index)))
+        times = np.stack([np.bincount(row, minlength=len(index)) for row in drawn])
+        draws[1:] = times[:, of_case]
     return draws
 
 
