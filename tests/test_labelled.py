@@ -191,7 +191,7 @@ def test_what_is_trained_on_is_what_reading_sees(tmp_path: Path, drawn: Drawn, r
     model = random_model()
     prepared = prepare_pictures(data, read_collection(data), model.card.input_shape)
     seen = Reader(model).see(open_picture(data, prepared.pictures[0]))
-    assert np.abs(prepared.images[0] / 255 - seen.image).max() < 0.5 / 255 + 1e-6
+    assert np.abs(prepared.images[0] / 255 - seen.prepared.image).max() < 0.5 / 255 + 1e-6
 
 
 def _some(count: int = 4) -> Pictures:

@@ -132,7 +132,7 @@ def test_reading_stops_when_nobody_asks_for_the_next_slice(reader: Reader, drawn
 
     for _ in reader.read_all(slices()):
         break
-    assert asked == [0]
+    assert asked == [0, 1]  # the next one is made ready while this one is computed
 
 
 def test_an_uploaded_patients_name_is_nowhere_in_the_result(reader: Reader, drawn: Slice, tmp_path: Path) -> None:

@@ -20,10 +20,15 @@ from ipfvision.ui.viewer import rested_on, viewer, wire
 from ipfvision.workflow.reading import METHODS, Reading, picture_png
 from ipfvision.workflow.samples import list_samples
 from ipfvision.workflow.scoring import scored_result
+from ipfvision.workflow.series import left_words
 
 SAMPLES_IN_A_ROW = 5
 REDRAW_SECONDS = 1.0
 """Between two script runs while a series is read: the viewer then gets what was found."""
+MOST_DRAWING = 0.1
+"""Share of the time that script runs may take meanwhile: the cores are wanted for reading."""
+BAR_SECONDS = 0.25
+"""Between two drawings of the progress bar, at which a click is heard."""
 NO_HU = "This image has no Hounsfield units, which PNG and JPEG files do not have: only brightness and contrast can be set."
 TARGET = "ipf"
 """The class whose evidence the downloads show."""
@@ -133,6 +138,7 @@ def _choose_series(desk: Session, opened: Opened) -> int:
 
 
 def _read(desk: Session, opened: Opened, banner: Slot) -> None:
+    begun = time.monotonic()
     with st.sidebar:
         chosen = _choose_series(desk, opened)
         method = st.selectbox(
@@ -181,7 +187,7 @@ def _read(desk: Session, opened: Opened, banner: Slot) -> None:
         compare.go_on_checking(desk, bar)
     if here.stacked:
         with along:
-            _read_series(here, method)
+            _read_series(here, method, begun)
     if unfinished:
         st.rerun()
 
@@ -273,29 +279,34 @@ def result_json(
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
-def _read_series(here: Here, method: str) -> None:
-    """Read the slices that were not read yet, one at a time; the page is drawn again every now and then with what was found.
+def _read_series(here: Here, method: str, begun: float) -> None:
+    """Have the slices read that were not read yet; the page is drawn again every now and then with what was found.
 
-    Any click ends this script run at its next drawing; the run that follows goes on where this one stopped. Cancel also sets
-    `paused`, which keeps the next run from going on.
+    Reading goes on in the background. A click ends this script run at its next drawing, and the next one finds what was read
+    meanwhile. Cancel stops the reading and sets `paused`, which keeps the next run from beginning again.
+
+    Parameters
+    ----------
+    begun
+        When this script run began, by the monotonic clock.
     """
     desk, count = here.desk, len(here.series.slices)
-    pending = [number for number in range(count) if here.any_reading(number) is None]
-    done = count - len(pending)
-    if not pending:
+    reading = None if desk.paused else desk.go_on(here.chosen, method)
+    done = len(desk.readings(here.chosen))
+    if done == count:
         _series_summary(here)
         return
     bar = st.progress(done / count, f"{done} of {count} slices read")
-    if desk.paused:
-        st.button(f"Read the other {len(pending)}", key="resume", on_click=desk.resume, width="stretch")
+    if reading is None:
+        st.button(f"Read the other {count - done}", key="resume", on_click=desk.resume, width="stretch")
         return
     st.button("Cancel", key="cancel", on_click=desk.pause, width="stretch")
-    begun = time.monotonic()
-    for nth, number in enumerate(pending, start=done + 1):
-        desk.read(here.chosen, number, method)
-        _show(bar, "Read slice", nth, count)
-        if time.monotonic() - begun > REDRAW_SECONDS:
-            break
+    now = time.monotonic()
+    until = now + max(REDRAW_SECONDS, (now - begun) / MOST_DRAWING)
+    while time.monotonic() < until and not reading.ended:
+        desk.take(BAR_SECONDS)
+        done = len(desk.readings(here.chosen))
+        bar.progress(done / count, f"{done} of {count} slices read{left_words(reading.seconds_left)}")
     st.rerun()
 
 

@@ -39,6 +39,7 @@ from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reading import METHODS, Reader, Reading
 from ipfvision.workflow.samples import SampleScan, sample_annotations
 from ipfvision.workflow.scoring import Scored, score
+from ipfvision.workflow.series import SeriesReading
 from ipfvision.workflow.trust import Step, checking
 from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
@@ -103,6 +104,14 @@ class Check:
     steps: Generator[Step, None, Trust]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UnderWay:
+    """A series that is read in the background: script runs come and go, and take what was read."""
+
+    series: int
+    reading: SeriesReading
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Session:
     """One reader's desk."""
@@ -145,6 +154,8 @@ class Session:
     """By `ipfvision.workflow.trust.trust_key`."""
     check: Check | None = None
     """Checks that are under way."""
+    under_way: UnderWay | None = None
+    """The reading of a series."""
 
     def clear(self) -> None:
         """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
@@ -154,6 +165,7 @@ class Session:
         self.with_marks = False
         self.trust.clear()
         self.check = None
+        self._stop_series()
         if self.opened is not None:
             _cleared.set()
         self.opened = None
@@ -218,10 +230,47 @@ class Session:
         self.whole_folder = not self.whole_folder
 
     def pause(self) -> None:
+        """Stop the reading of the series; what was read stays."""
         self.paused = True
+        self._stop_series()
 
     def resume(self) -> None:
         self.paused = False
+
+    def go_on(self, series: int, method: str) -> SeriesReading | None:
+        """The reading of a series in the background, begun if it is not under way; None if every slice is read.
+
+        A slice that has an answer is not read again by another method until it is looked at.
+        """
+        self.take()
+        under_way = self.under_way
+        if under_way is not None and (under_way.series, under_way.reading.method) != (series, method):
+            self._stop_series()
+        if self.under_way is None:
+            left = {n: self.scan(series, n) for n in range(self.length(series)) if self.any_reading(series, n) is None}
+            if not left:
+                return None
+            self.under_way = UnderWay(series, SeriesReading(model(), left, method))
+        return self.under_way.reading
+
+    def take(self, timeout: float = 0.0) -> None:
+        """Keep what was read in the background; wait for it as many seconds if there is nothing."""
+        under_way = self.under_way
+        if under_way is None:
+            return
+        reading = under_way.reading
+        try:
+            for index, found in reading.take(timeout):
+                self._keep(under_way.series, index, reading.method, found)
+        finally:
+            if reading.ended:
+                self.under_way = None
+
+    def _stop_series(self) -> None:
+        if self.under_way is not None:
+            self.under_way.reading.cancel()
+            self.take()
+        self.under_way = None
 
     def length(self, series: int) -> int:
         """How many slices a series has."""
@@ -365,10 +414,14 @@ class Session:
         """The reading of one slice, made at most once. Raises ModelUnusable."""
         key = series, index, method
         if key not in self.seen:
-            reading = model().read(self.scan(series, index), method)
-            saw = None if reading.model_input is None else png(np.rint(reading.model_input * 255).astype(np.uint8))
-            self.seen[key] = Seen(replace(reading, model_input=None), saw)
+            if self.under_way is not None and self.under_way.series == series:
+                self.under_way.reading.leave_out(index)
+            self._keep(series, index, method, model().read(self.scan(series, index), method, urgent=True))
         return self.seen[key]
+
+    def _keep(self, series: int, index: int, method: str, reading: Reading) -> None:
+        saw = None if reading.model_input is None else png(np.rint(reading.model_input * 255).astype(np.uint8))
+        self.seen[series, index, method] = Seen(replace(reading, model_input=None), saw)
 
 
 def annotation_name(one: OnSlice) -> str:

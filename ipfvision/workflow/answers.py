@@ -3,10 +3,9 @@
 import csv
 import hashlib
 import json
-import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,8 +18,10 @@ from ipfvision.core.findings import Decision, Explanation, ModelCard
 from ipfvision.core.geometry import Crop
 from ipfvision.core.slice import Slice
 from ipfvision.errors import InputRefused
+from ipfvision.nn.series import Pace, ahead
 from ipfvision.workflow.labelled import Files, LabelledPicture, open_picture
-from ipfvision.workflow.reading import Reader
+from ipfvision.workflow.reading import Prepared, Reader
+from ipfvision.workflow.series import left_words
 from ipfvision.workflow.training import ManifestRow, read_manifest
 
 LABELS = ("ipf", "normal", "nsip", "other_disease", "ipf_patient")
@@ -150,39 +151,41 @@ def answer_rows(reader: Reader, data: Path, rows: Sequence[ManifestRow], say: Sa
     """Answers to all of these rows, whatever their use and label."""
     memory = None if remember is None else Memory(remember, reader.card, reader.computed_by)
     given, unreadable = [], []
-    clock, fresh = time.monotonic(), 0
+    pace = Pace()
     with ExitStack() as archives:
         files = Files(data, archives)
-        for number, row in enumerate(rows, start=1):
-            if number % 8 == 0 or number == len(rows):
-                left = (time.monotonic() - clock) / fresh * (len(rows) - number) if fresh else 0
-                say(f"reading: {number} of {len(rows)} pictures{left_words(left)}")
+
+        def opened(row: ManifestRow) -> tuple[str, Answer | Prepared | InputRefused]:
+            """A row's key in the memory, and what is known of it without the network."""
             try:
                 key = hashlib.sha256(files.content(row.file)).hexdigest()
                 answer = None if memory is None else memory.find(key, row)
-                if answer is None:
-                    answer = answer_one(reader, row, open_scan(data, row))
-                    fresh += 1
-                    if memory is not None:
-                        memory.keep(key, answer)
+                return key, reader.prepare(open_scan(data, row)) if answer is None else answer
             except InputRefused as error:
-                unreadable.append((row.file, str(error)))
-                say(f"{row.file}: {error}")
-            else:
-                given.append(answer)
+                return "", error
+
+        with closing(ahead(map(opened, rows))) as ready:
+            for number, (row, (key, known)) in enumerate(zip(rows, ready, strict=True), start=1):
+                if number % 8 == 0 or number == len(rows):
+                    say(f"reading: {number} of {len(rows)} pictures{left_words(pace.seconds_left(len(rows) - number))}")
+                if isinstance(known, InputRefused):
+                    unreadable.append((row.file, str(known)))
+                    say(f"{row.file}: {known}")
+                elif isinstance(known, Answer):
+                    given.append(known)
+                else:
+                    given.append(answer_one(reader, row, known))
+                    pace.step()
+                    if memory is not None:
+                        memory.keep(key, given[-1])
     return Given(tuple(given), tuple(unreadable))
 
 
-def left_words(seconds: float) -> str:
-    """For the end of a line of progress."""
-    return f", {seconds / 60:.0f} min left" if seconds >= 30 else ""
-
-
-def answer_one(reader: Reader, row: ManifestRow, scan: Slice) -> Answer:
+def answer_one(reader: Reader, row: ManifestRow, prepared: Prepared) -> Answer:
     """What the page would answer to this picture."""
     from ipfvision.nn.explain import class_maps  # noqa: PLC0415
 
-    seen = reader.see(scan)
+    seen, scan = reader.see(prepared), prepared.scan
     prediction = reader.answer(seen)
     refused = prediction.decision is Decision.REFUSED
     cells = None if seen.features is None else class_maps(reader.model.linear, seen.features)[0, 0]
@@ -193,9 +196,9 @@ def answer_one(reader: Reader, row: ManifestRow, scan: Slice) -> Answer:
         refused=prediction.reason if refused else None,
         pooled=seen.pooled,
         cells=cells,
-        crop=seen.crop,
+        crop=prepared.crop,
         position_mm=None if scan.plane is None else scan.plane.position[2],
-        marks=len(seen.marks),
+        marks=len(prepared.marks),
         margin_with_marks=seen.margin_with_marks,
         gate_distance=seen.gate_distance,
     )

@@ -217,10 +217,9 @@ def _score_case(
     found = take_in_annotations(case.annotations, intake.series, labels=labels)
     refusals += [*intake.refusals, *found.refusals]
     for chosen, series in enumerate(intake.series):
-        for index, scan in enumerate(series.slices):
-            drawn = found.by_slice.get((chosen, index))
+        for index, reading in enumerate(reader.read_all(series.slices, method)):
+            drawn, scan = found.by_slice.get((chosen, index)), reading.scan
             alone = series.series_instance_uid or scan.source.pixel_sha256
-            reading = reader.read(scan, method)
             scored = score(reading, drawn or (), target)
             row = ProfileRow(len(lines), reading.prediction, scored.agreement, scored.evidence, annotated=drawn is not None)
             shown = tuple(dict.fromkeys(one.said.label or one.said.finding.value for one in drawn or ()))

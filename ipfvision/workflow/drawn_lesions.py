@@ -21,10 +21,11 @@ from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, hash_pixels
 from ipfvision.errors import InputRefused
 from ipfvision.images import write_png
 from ipfvision.synthetic.case import Case, disease_mask, draw_case
-from ipfvision.workflow.answers import Say, how_answered, left_words
+from ipfvision.workflow.answers import Say, how_answered
 from ipfvision.workflow.collection import mean_over_patients
 from ipfvision.workflow.evaluation_figures import grouped_area, rate
 from ipfvision.workflow.reading import Reader, Reading, picture
+from ipfvision.workflow.series import left_words
 from ipfvision.workflow.training import NormalSlice, normal_slices
 
 Mask = npt.NDArray[np.bool_]

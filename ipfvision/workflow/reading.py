@@ -1,7 +1,9 @@
 """From a slice to what the page and the command line show: the answer, the maps, the picture and the JSON."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +20,8 @@ from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG, Window
 from ipfvision.images import write_png
+from ipfvision.nn.series import ahead
+from ipfvision.nn.turns import Turns
 from ipfvision.workflow.gating import note, refusal
 from ipfvision.workflow.intake import Refusal
 
@@ -77,15 +81,25 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """One slice, seen by the model, before any decision or map. Everything after `filled` is None if no lungs were found."""
+class Prepared:
+    """One slice, made ready for the network. The images and the crop are None if no lungs were found."""
 
+    scan: Slice
     lungs: Lungs
     marks: tuple[Mark, ...]
     filled: Slice | None
     image: npt.NDArray[np.float32] | None = None
     """(rows, columns) in [0, 1]: the model's input."""
+    marked: npt.NDArray[np.float32] | None = None
+    """The same with the marks left in; None if the model sees none of them."""
     crop: Crop | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """One slice, seen by the model, before any decision or map. What the network says is None if no lungs were found."""
+
+    prepared: Prepared
     features: Any = None
     """(1, 2048, h, w): layer4's output, for `ipfvision.nn` alone."""
     pooled: npt.NDArray[np.float32] | None = None
@@ -99,12 +113,17 @@ class Seen:
 
 
 class Reader:
-    """A loaded model. Safe to share between threads."""
+    """A loaded model. Safe to share between threads: they take turns (`ipfvision.nn.turns`).
+
+    One slice at a time is made ready, on one core; one at a time goes through the network, on all of them.
+    """
 
     def __init__(self, model: "Model", runtime: "Runtime | None" = None) -> None:
         """Without a runtime, the model's own torch network computes."""
         self._model = model
         self._runtime = runtime
+        self._preparing = Turns()
+        self._computing = Turns()
 
     @property
     def card(self) -> ModelCard:
@@ -138,44 +157,61 @@ class Reader:
         model = load(weights)
         return cls(model, prepare(model))
 
-    def see(self, scan: Slice) -> Seen:
+    def prepare(self, scan: Slice, *, urgent: bool = False) -> Prepared:
+        """Marks, fill, lungs and crop of one slice: all that needs no network, and may be done before its turn comes.
+
+        Parameters
+        ----------
+        urgent
+            As in `read`.
+        """
+        from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
+
+        with self._preparing.turn(urgent=urgent):
+            lungs = find_lungs(scan)
+            marks = find_marks(scan, lungs)
+            filled = None
+            if marks:
+                filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
+                lungs = find_lungs(filled)
+            if lungs.problem is not None:
+                return Prepared(scan, lungs, marks, filled)
+            card, marked = self.card, None
+            image, crop = prepare(grey(filled or scan, card.window), lungs, card.input_shape, card.crop_margin)
+            if marks:
+                # The same crop, so that the marks are the only difference.
+                marked, _ = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
+                marked = marked if (marked != image).any() else None
+            return Prepared(scan, lungs, marks, filled, image, marked, crop)
+
+    def see(self, given: Slice | Prepared) -> Seen:
         """What the model sees of a slice and what it makes of that: marks, fill, lungs, crop, one pass.
 
         Reading, measuring and shipping all come through here, so that a card cannot describe another path than the page's.
         """
         from ipfvision.nn.classify import pooled, run  # noqa: PLC0415
         from ipfvision.nn.network import to_tensor  # noqa: PLC0415
-        from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
-        lungs = find_lungs(scan)
-        marks = find_marks(scan, lungs)
-        filled = None
-        if marks:
-            filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
-            lungs = find_lungs(filled)
-        if lungs.problem is not None:
-            return Seen(lungs, marks, filled)
-        card = self.card
-        image, crop = prepare(grey(filled or scan, card.window), lungs, card.input_shape, card.crop_margin)
-        features, logits = run(self._model, to_tensor(image[None], card), self._runtime)
-        with_marks = None
-        if marks:
-            # The same crop, so that the marks are the only difference.
-            marked, _ = prepare(grey(scan, card.window), lungs, card.input_shape, card.crop_margin)
-            if (marked != image).any():
-                _, marked_logits = run(self._model, to_tensor(marked[None], card), self._runtime)
+        prepared = given if isinstance(given, Prepared) else self.prepare(given)
+        if prepared.image is None:
+            return Seen(prepared)
+        with self._turn_for(prepared):
+            features, logits = run(self._model, to_tensor(prepared.image[None], self.card), self._runtime)
+            with_marks = None
+            if prepared.marked is not None:
+                _, marked_logits = run(self._model, to_tensor(prepared.marked[None], self.card), self._runtime)
                 with_marks = float(marked_logits[0, 0] - marked_logits[0, 1])
-        margin = float(logits[0, 0] - logits[0, 1])
-        means, gate = pooled(features), self._model.gate
-        distance = None if gate is None else float(gate.distance(means)[0])
-        return Seen(lungs, marks, filled, image, crop, features, means[0], margin, with_marks, distance)
+            margin = float(logits[0, 0] - logits[0, 1])
+            means, gate = pooled(features), self._model.gate
+            distance = None if gate is None else float(gate.distance(means)[0])
+        return Seen(prepared, features, means[0], margin, with_marks, distance)
 
     def answer(self, seen: Seen) -> Prediction:
         """The answer for what was seen, a refusal included: of the page and of every measurement alike."""
         from ipfvision.nn.classify import decide  # noqa: PLC0415
 
         if seen.margin is None:
-            return Prediction(Decision.REFUSED, str(seen.lungs.problem))
+            return Prediction(Decision.REFUSED, str(seen.prepared.lungs.problem))
         gate = self._model.gate
         if gate is not None and seen.gate_distance is not None:
             reason = refusal(gate, seen.gate_distance, self.card)
@@ -183,34 +219,73 @@ class Reader:
                 return Prediction(Decision.REFUSED, reason)
         return decide(seen.margin, self.card)
 
-    def read(self, scan: Slice, method: str = "gradcam") -> Reading:
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait for a turn at the network: for what computes with it, or with a copy of it, on ways of its own."""
+        return self._computing.turn()
+
+    def _turn_for(self, prepared: Prepared, *, urgent: bool = False) -> AbstractContextManager[None]:
+        """None is needed where the network has nothing to do."""
+        return nullcontext() if prepared.image is None else self._computing.turn(urgent=urgent)
+
+    def read(self, scan: Slice, method: str = "gradcam", *, urgent: bool = False) -> Reading:
         """Answer and maps for both targets of one slice.
 
         A slice on which no lungs are found, or that the model's gate refuses, gets a refusal with the reason, and no maps.
+
+        Parameters
+        ----------
+        urgent
+            Somebody looks at this slice and waits: it comes before the series that others, or the same reader, have read.
 
         Raises
         ------
         ValueError
             If the method is not one of `METHODS`.
         """
+        _check_method(method)
+        prepared = self.prepare(scan, urgent=urgent)
+        with self._turn_for(prepared, urgent=urgent):
+            return self._finish(prepared, method)
+
+    def read_all(
+        self, slices: Iterable[Slice], method: str = "gradcam", cancelled: threading.Event | None = None
+    ) -> Generator[Reading, None, None]:
+        """One reading at a time, in order. Only one slice is made ready beforehand, so that memory does not grow.
+
+        Parameters
+        ----------
+        slices
+            May decode them one by one: that is done beforehand, too.
+        cancelled
+            Once it is set, the network computes nothing more. To stop iterating does the same.
+        """
+        _check_method(method)
+        with closing(ahead((self.prepare(scan) for scan in slices), cancelled)) as ready:
+            for prepared in ready:
+                with self._turn_for(prepared):
+                    if cancelled is not None and cancelled.is_set():
+                        return
+                    reading = self._finish(prepared, method)
+                yield reading
+
+    def _finish(self, prepared: Prepared, method: str) -> Reading:
+        """The network's part of a reading."""
         from ipfvision.nn.classify import decide  # noqa: PLC0415
         from ipfvision.nn.explain import explain, signed_evidence  # noqa: PLC0415
 
-        if method not in METHODS:
-            raise ValueError(f"no explanation method {method}; there are {', '.join(METHODS)}")
-        seen = self.see(scan)
-        lungs, marks, filled = seen.lungs, seen.marks, seen.filled
+        seen = self.see(prepared)
+        scan, lungs, marks, filled = prepared.scan, prepared.lungs, prepared.marks, prepared.filled
         prediction = self.answer(seen)
         distance, gate = seen.gate_distance, self._model.gate
-        if prediction.decision is Decision.REFUSED or seen.image is None or seen.crop is None:
+        if prediction.decision is Decision.REFUSED or prepared.image is None or prepared.crop is None:
             return Reading(scan, prediction, {}, None, lungs, marks=marks, filled=filled, gate_distance=distance)
-        image, crop, features, card = seen.image, seen.crop, seen.features, self.card
+        crop, features, card = prepared.crop, seen.features, self.card
         with_marks = None if seen.margin_with_marks is None else decide(seen.margin_with_marks, card)
         return Reading(
             scan=scan,
             prediction=prediction,
             explanations=explain(self._model, features, crop, method),
-            model_input=image,
+            model_input=prepared.image,
             lungs=lungs,
             evidence=signed_evidence(self._model, features, crop),
             marks=marks,
@@ -221,10 +296,10 @@ class Reader:
             unlike=None if gate is None or distance is None else note(gate, distance),
         )
 
-    def read_all(self, slices: Iterable[Slice], method: str = "gradcam") -> Iterator[Reading]:
-        """One reading at a time, in order: stop iterating to cancel."""
-        for scan in slices:
-            yield self.read(scan, method)
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"no explanation method {method}; there are {', '.join(METHODS)}")
 
 
 def _shortcut(without: Prediction, with_marks: Prediction, card: ModelCard) -> str | None:
