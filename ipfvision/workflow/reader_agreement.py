@@ -433,10 +433,10 @@ def dice(first: Masks, second: Masks) -> float | None:
     ValueError
         If they are of different pixels.
     """
-    area = sum(int(mask.sum()) for masks in (first, second) for mask in masks.values())
+    area = sum(np.count_nonzero(mask) for masks in (first, second) for mask in masks.values())
     if area == 0:
         return None
-    return 2 * sum(int((first[index] & second[index]).sum()) for index in first.keys() & second.keys()) / area
+    return 2 * sum(np.count_nonzero(first[index] & second[index]) for index in first.keys() & second.keys()) / area
 
 
 def _nan(value: float | None) -> float:
