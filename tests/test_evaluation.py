@@ -38,10 +38,11 @@ from ipfvision.workflow.answers import Answer, Given, Memory, answer_all, answer
 from ipfvision.workflow.evaluation import collection_rows, evaluate, measure, sides
 from ipfvision.workflow.evaluation_figures import area_with_interval, exact_interval
 from ipfvision.workflow.evaluation_report import Sheets, worst_errors, write_report
+from ipfvision.workflow.gating import HeldOut
 from ipfvision.workflow.intake import take_in_paths
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.samples import SAMPLES
-from ipfvision.workflow.shipping import CROP_MARGIN, platt, ship
+from ipfvision.workflow.shipping import CROP_MARGIN, drawn_temperature, operating_shift, platt, ship, weighed
 from ipfvision.workflow.training import ManifestRow, NormalSlice, read_manifest
 
 CARD = ModelCard(
@@ -112,10 +113,37 @@ def test_five_of_five_right_is_not_certainty() -> None:
 def test_calibration_puts_one_half_between_the_classes_and_is_never_sure_of_three_patients() -> None:
     given = _answers("ipf", {f"P{n}": [6.0, 8.0] for n in range(3)})
     given += _answers("normal", {f"N{n}": [-4.0] for n in range(10)}) + _answers("other_disease", {"D1": [-1.0], "D2": [1.0]})
-    shift, temperature = platt(given)
+    shift, temperature = platt(*weighed(given))
     probability = 1 / (1 + np.exp(-(np.array([7.0, -4.0]) + shift) / temperature))
     assert 0.6 < probability[0] < 0.97
     assert 0.03 < probability[1] < 0.4
+
+
+def test_the_number_of_patients_on_a_side_does_not_move_the_operating_point() -> None:
+    """Two classes alike but for their sign stay apart at 0, however few have the disease."""
+    given = _answers("ipf", {f"P{n}": [2.0, 4.0] for n in range(2)}) + _answers(
+        "normal", {f"N{n}": [-2.0, -4.0] for n in range(20)}
+    )
+    assert platt(*weighed(given))[0] == pytest.approx(0, abs=1e-3)
+    for temperature in (0.3, 1.0, 3.0):
+        assert operating_shift(given, temperature) == pytest.approx(0, abs=1e-3 * temperature + 1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_the_temperature_of_drawn_pictures_is_that_which_made_them(temperature: float) -> None:
+    rng = np.random.default_rng(4)
+    margins = rng.normal(0, 2 * temperature, 6000)
+    truth = rng.uniform(size=6000) < 1 / (1 + np.exp(-margins / temperature))
+    drawn = HeldOut(np.zeros((6000, 1), np.float32), margins, truth)
+    assert drawn_temperature(drawn) == pytest.approx(temperature, rel=0.1)
+    one_kind = HeldOut(drawn.pooled, margins, np.ones(6000, bool))
+    with pytest.raises(InputRefused, match="all of one kind"):
+        drawn_temperature(one_kind)
+
+
+def test_nothing_is_calibrated_without_both_classes() -> None:
+    with pytest.raises(InputRefused, match="nothing to calibrate on"):
+        operating_shift(_answers("normal", {"N": [-2.0]}), 1.0)
 
 
 def _scored(rng: np.random.Generator, per_patient: int = 1) -> tuple[list[Answer], np.ndarray, np.ndarray]:
@@ -674,7 +702,7 @@ def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_pa
     drawn = np.rint(np.clip(varied, 0, 1) * 255).astype(np.uint8)
     for pool, images_of_it in (("train", drawn[:100]), ("validation", drawn[100:])):
         (run / pool).mkdir()
-        np.savez(run / pool / "pool_0000.npz", images=images_of_it)
+        np.savez(run / pool / "pool_0000.npz", images=images_of_it, labels=np.arange(len(images_of_it)) % 2 == 0)
     weights = tmp_path / "shipped.safetensors"
     with pytest.raises(InputRefused):
         ship(run, tmp_path, weights, lambda _: None)

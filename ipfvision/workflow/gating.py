@@ -1,7 +1,8 @@
 """The refusal gate of a run: fitted to what was drawn for its training, and the sentences in which it speaks."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,31 +20,50 @@ HELD_OUT_EVERY = 3
 BATCH = 4
 
 
-def _spread(pool: Path, most: int) -> npt.NDArray[np.uint8]:
-    """(N, rows, columns): about `most` images, evenly from all files of a pool."""
+def _spread(pool: Path, most: int, name: str = "images") -> npt.NDArray[Any]:
+    """(N, rows, columns): about `most` images, evenly from all files of a pool; or their (N,) labels."""
     shards = sorted(pool.glob("pool_*.npz"))
     taken = []
     for number, shard in enumerate(shards):
         with np.load(shard, allow_pickle=False) as content:
-            found = content["images"]
+            found = content[name]
         wanted = most * (number + 1) // len(shards) - most * number // len(shards)
         taken.append(found[np.unique(np.linspace(0, len(found) - 1, min(wanted, len(found))).round().astype(int))])
     return np.concatenate(taken) if taken else np.zeros((0, 1, 1), np.uint8)
 
 
-def _features(model: "Model", drawn: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(N, 2048): pooled, in full precision, normalized as in reading."""
+def _answered(model: "Model", drawn: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """(N, 2048) pooled features and (N,) margins in logits: in full precision, normalized as in reading."""
     from ipfvision.nn.classify import pooled, run  # noqa: PLC0415
     from ipfvision.nn.network import to_tensor  # noqa: PLC0415
 
-    rows = [np.zeros((0, model.linear.in_features), np.float32)]
+    rows, margins = [np.zeros((0, model.linear.in_features), np.float32)], [np.zeros(0)]
     for first in range(0, len(drawn), BATCH):
         grey = drawn[first : first + BATCH].astype(np.float32) / np.float32(255)
-        rows.append(pooled(run(model, to_tensor(grey, model.card))[0]))
-    return np.concatenate(rows)
+        features, logits = run(model, to_tensor(grey, model.card))
+        rows.append(pooled(features))
+        margins.append((logits[:, 0] - logits[:, 1]).double().numpy())
+    return np.concatenate(rows), np.concatenate(margins)
 
 
-def fit_gate(run: Path, model: "Model", most: int = MOST_EXAMPLES) -> "Gate":
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """What a model makes of what was drawn into the patients that its run held out."""
+
+    pooled: npt.NDArray[np.float32]
+    """(N, 2048)."""
+    margins: npt.NDArray[np.float64]
+    """(N,) in logits."""
+    truth: npt.NDArray[np.bool_]
+    """(N,) whether fibrosis was drawn."""
+
+    @classmethod
+    def of(cls, run: Path, model: "Model") -> "HeldOut":
+        images, labels = (_spread(run / "validation", MOST_OF_HELD_OUT_PATIENTS, name) for name in ("images", "labels"))
+        return cls(*_answered(model, images), labels.reshape(-1).astype(bool))
+
+
+def fit_gate(run: Path, model: "Model", most: int = MOST_EXAMPLES, held_out: HeldOut | None = None) -> "Gate":
     """Fit the gate of a finished run to its drawn pools, `train` and, for the limits, `validation` (the held-out patients').
 
     Parameters
@@ -52,6 +72,8 @@ def fit_gate(run: Path, model: "Model", most: int = MOST_EXAMPLES) -> "Gate":
         The run's checkpoint as it was loaded from its file, so that its weights are rounded as they will be in use.
     most
         Training examples to look at; one takes as long as reading a slice.
+    held_out
+        If it was worked out before.
 
     Raises
     ------
@@ -68,9 +90,12 @@ def fit_gate(run: Path, model: "Model", most: int = MOST_EXAMPLES) -> "Gate":
             f"The run's drawn examples are {training.shape[1]} x {training.shape[2]} pixels, and the model reads "
             f"{model.card.input_shape[0]} x {model.card.input_shape[1]}: give the run that the model comes from."
         )
-    features = _features(model, training)
+    features, _ = _answered(model, training)
     apart = np.arange(len(features)) % HELD_OUT_EVERY == 0
-    others = _features(model, _spread(run / "validation", MOST_OF_HELD_OUT_PATIENTS))
+    if held_out is None:
+        others, _ = _answered(model, _spread(run / "validation", MOST_OF_HELD_OUT_PATIENTS))
+    else:
+        others = held_out.pooled
     return fit(features[~apart], [features[apart], others])
 
 

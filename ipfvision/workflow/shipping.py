@@ -17,7 +17,7 @@ from ipfvision.whole_file import write_whole
 from ipfvision.workflow.answers import LABELS, Answer, answers, by_patient, halves, save_answers, shifted
 from ipfvision.workflow.article import forbid_shipping
 from ipfvision.workflow.evaluation_figures import area_with_interval, calibration, rates, within_patients
-from ipfvision.workflow.gating import fit_gate
+from ipfvision.workflow.gating import HeldOut, fit_gate
 from ipfvision.workflow.training import read_manifest
 
 if TYPE_CHECKING:
@@ -39,11 +39,44 @@ LIMITS_OF_LABELLED = (
 )
 
 
-def platt(given: Sequence[Answer]) -> tuple[float, float]:
-    """Fit p = logistic((margin + shift) / temperature) on the calibrating patients (Platt 1999, with his smoothed targets).
+def weighed(given: Sequence[Answer]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.float64], int]:
+    """Margins, truth, weights, and the patients of the smaller side.
 
-    IPF stands against normal lung and other lung disease, which weigh alike; within a side every patient weighs the same, and
-    the targets are smoothed by the number of patients, so that a handful of patients cannot make the answer absurdly sure.
+    IPF stands against normal lung and other lung disease, which weigh alike; within a side every patient weighs the same.
+    """
+    sides = [[list(by_patient(given, ("ipf",)))]]
+    sides += [[found for label in ("normal", "other_disease") if (found := list(by_patient(given, (label,))))]]
+    patients = [sum(len(found) for found in side) for side in sides]
+    if not all(patients):
+        raise InputRefused(
+            "There is nothing to calibrate on: at least one picture of a patient with IPF and one of a patient without are "
+            "needed that are not refused."
+        )
+    margins, truth, weights = [], [], []
+    for side, positive in zip(sides, (True, False), strict=True):
+        for found in side:
+            for own in found:
+                margins.append(own)
+                truth.append(np.full(len(own), positive))
+                weights.append(np.full(len(own), 0.5 / len(side) / len(found) / len(own)))
+    return np.concatenate(margins), np.concatenate(truth), np.concatenate(weights), min(patients)
+
+
+def _loss(z: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    """Cross entropy of logistic(z)."""
+    return float((weights * (targets * np.logaddexp(0, -z) + (1 - targets) * np.logaddexp(0, z))).sum())
+
+
+def platt(
+    margins: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64], smooth: int
+) -> tuple[float, float]:
+    """Fit p = logistic((margin + shift) / temperature), with smoothed targets (Platt 1999).
+
+    Parameters
+    ----------
+    smooth
+        Independent examples on the smaller side: the targets are (n + 1) / (n + 2) and 1 / (n + 2), the same on both sides, so
+        that few positives do not push every answer towards the negatives.
 
     Returns
     -------
@@ -52,34 +85,50 @@ def platt(given: Sequence[Answer]) -> tuple[float, float]:
     """
     from scipy.optimize import minimize  # noqa: PLC0415
 
-    margins, targets, weights = [], [], []
-    for labels, positive, share in ((("ipf",), True, 0.5), (("normal",), False, 0.25), (("other_disease",), False, 0.25)):
-        found = list(by_patient(given, labels))
-        smoothed = (len(found) + 1) / (len(found) + 2) if positive else 1 / (len(found) + 2)
-        for own in found:
-            margins.append(own)
-            targets.append(np.full(len(own), smoothed))
-            weights.append(np.full(len(own), share / len(found) / len(own)))
-    if not margins:
-        raise InputRefused("There is no picture to calibrate on.")
-    x, t, w = (np.concatenate(parts) for parts in (margins, targets, weights))
+    targets = np.where(truth, smooth + 1, 1) / (smooth + 2)
 
     def loss(parameters: npt.NDArray[np.float64]) -> float:
-        z = (x + parameters[0]) * np.exp(-parameters[1])
-        return float((w * (t * np.logaddexp(0, -z) + (1 - t) * np.logaddexp(0, z))).sum())
+        return _loss((margins + parameters[0]) * np.exp(-parameters[1]), targets, weights)
 
-    fit = minimize(loss, np.array([-float(np.median(x)), 0.0]), method="Nelder-Mead", options={"maxiter": 4000})
+    fit = minimize(loss, np.array([-float(np.median(margins)), 0.0]), method="Nelder-Mead", options={"maxiter": 4000})
     return float(fit.x[0]), float(np.exp(fit.x[1]))
+
+
+def drawn_temperature(drawn: HeldOut) -> float:
+    """In logits: how sure the margin makes one of drawn fibrosis, pictures with it and without weighing alike."""
+    positive = int(drawn.truth.sum())
+    negative = len(drawn.truth) - positive
+    if not positive or not negative:
+        raise InputRefused("The run's held-out drawn examples are all of one kind: the temperature cannot be fitted to them.")
+    weights = np.where(drawn.truth, 0.5 / positive, 0.5 / negative)
+    return platt(drawn.margins, drawn.truth, weights, min(positive, negative))[1]
+
+
+def operating_shift(given: Sequence[Answer], temperature: float) -> float:
+    """What to add to the margin so that 0 lies between the classes of real patients, at a temperature that is known."""
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415
+
+    margins, truth, weights, _ = weighed(given)
+    targets = truth.astype(np.float64)
+    fit = minimize_scalar(
+        lambda shift: _loss((margins + shift) / temperature, targets, weights),
+        bounds=(-float(margins.max()), -float(margins.min())),  # both sides weigh alike: the mean answer is one half
+        method="bounded",
+    )
+    return float(fit.x)
 
 
 def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Turn a finished run into a checkpoint with its card, and return the card's details.
 
-    Half of the patients of the real validation pictures calibrate (shift, temperature, map reference); the operating point is
-    a probability of 0.5 and the uncertain band 0.35 to 0.65, both fixed beforehand. Figures at the operating point come from
-    the other half. ROC areas do not depend on the calibration and come from all of them. Nothing else is chosen here. The gate
-    of a drawn run is fitted to what was drawn for it. Until all is measured the checkpoint lies in the run's folder; what lay
-    under `weights` before stays until then.
+    Half of the patients of the real validation pictures calibrate (shift, map reference); the operating point is a probability
+    of 0.5 and the uncertain band 0.35 to 0.65, both fixed beforehand. The temperature of a drawn run is that of what was drawn
+    into its held-out patients: many pictures of all degrees of disease, where real patients are few. That of a labelled run
+    comes from the calibrating patients too. Figures at the operating point come from the other half. ROC areas do not depend on
+    the calibration and come from all of them. Nothing else is chosen here.
+
+    The gate of a drawn run is fitted to what was drawn for it. Until all is measured the checkpoint lies in the run's folder;
+    what lay under `weights` before stays until then.
     """
     from ipfvision.nn.gate import described  # noqa: PLC0415
     from ipfvision.nn.network import card_path, card_to_json, load, save, shift_margin  # noqa: PLC0415
@@ -123,14 +172,20 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
         return float(stored[0] - stored[1])
 
     write(0.0, 1.0, 1.0, {})
+    drawn: HeldOut | None = None
     if not labelled:
-        say("fitting the refusal gate to drawn examples")
-        gate = fit_gate(run, load(unfinished))
+        say("fitting the refusal gate and the temperature to drawn examples")
+        drawn = HeldOut.of(run, load(unfinished))
+        gate = fit_gate(run, load(unfinished), held_out=drawn)
         write(0.0, 1.0, 1.0, {})
     before = bias()
     raw = answers(unfinished, data, say, run / "answers")
     calibrating, _ = halves(raw)
-    shift, temperature = platt(calibrating)
+    if drawn is None:
+        shift, temperature = platt(*weighed(calibrating))
+    else:
+        temperature = drawn_temperature(drawn)
+        shift = operating_shift(calibrating, temperature)
     peaks = [answer.peak for answer in calibrating if answer.row.label == "ipf" and answer.peak is not None]
     card = write(shift, temperature, float(np.median(peaks)), {})
     given = shifted(raw, bias() - before)
@@ -142,8 +197,10 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
         "limits": LIMITS_OF_LABELLED if labelled else LIMITS,
         "training": training,
         "calibration": {
-            "method": "Platt scaling; the shift is part of the last layer's bias",
+            "method": ("Platt scaling" if drawn is None else "temperature from held-out drawn pictures, shift from real ones")
+            + "; the shift is part of the last layer's bias",
             "shift": shift,
+            "drawn_pictures": None if drawn is None else len(drawn.truth),
             "patients": {label: sorted({a.row.patient for a in calibrating if a.row.label == label}) for label in LABELS},
         },
         "gate": None if gate is None else described(gate),
