@@ -159,9 +159,12 @@ def test_every_figure_has_a_line_with_its_interval() -> None:
 def test_imrmcs_table_gives_the_roc_areas_of_the_readings() -> None:
     lines = table(imrmc_csv(readings(), TRUTH))
     assert list(lines[0]) == ["readerID", "caseID", "modalityID", "score"]
-    truths = {line["caseID"]: int(line["score"]) for line in lines if line["readerID"] == "-1"}
+    # What `doAUCmrmc` of the R package stops at: no reader or no modality "truth", a case without it, a row twice.
+    truths = {line["caseID"]: int(line["score"]) for line in lines if line["readerID"] == "truth"}
     assert truths == {"1": 1, "2": 1, "3": 0, "4": 0}
-    assert {line["modalityID"] for line in lines if line["readerID"] == "-1"} == {"truth"}
+    assert all((line["readerID"] == "truth") == (line["modalityID"] == "truth") for line in lines)
+    assert {line["caseID"] for line in lines} == set(truths)
+    assert len({(line["readerID"], line["caseID"], line["modalityID"]) for line in lines}) == len(lines)
     areas = {}
     for reader in "12":
         for modality in "12":
@@ -175,7 +178,8 @@ def test_imrmcs_table_gives_the_roc_areas_of_the_readings() -> None:
     assert areas == {("1", "1"): 0.75, ("1", "2"): 0.875, ("2", "1"): 0.25, ("2", "2"): 0.875}
 
 
-def test_imrmcs_input_file_says_what_its_program_reads() -> None:
+def test_imrmcs_input_file_says_what_its_java_program_reads() -> None:
+    # It looks for "BEGIN DATA:", the sizes above it from the fourth character on, and the reader "-1".
     lines = imrmc_input(readings(), TRUTH).splitlines()
     begin = next(index for index, line in enumerate(lines) if line.upper().startswith("BEGIN DATA:"))
     sizes = {key: int(line[3:]) for line in lines[:begin] for key in ("NR:", "N0:", "N1:", "NM:") if key in line.upper()}

@@ -23,8 +23,9 @@ from ipfvision.workflow.reader_agreement import Agreement, AnswerAgreement, Coun
 
 ALONE, AIDED = 1, 2
 """iMRMC's "modalities": before and after the machine's answer was seen."""
-TRUTH_READER = -1
-"""As both of iMRMC's programs know the truth."""
+TRUTH_IN_R = ("truth", "truth")
+"""Reader and modality of the rows that hold the truth; iMRMC's R package looks for these words, its Java program for `-1`."""
+TRUTH_IN_JAVA = (-1, 0)
 NEEDS_TRUTH = (
     "The table for iMRMC needs the truth of at least one case with IPF and one without that somebody has read; please give a "
     "table with the columns case and truth."
@@ -172,7 +173,8 @@ def imrmc_csv(reviews: Iterable[Review], truth: Mapping[int, bool]) -> str:
         If no case with IPF, or none without, was read and has a truth.
     """
     truths, scores = _imrmc(reviews, truth)
-    rows = [(TRUTH_READER, case, "truth", score) for case, score in truths]
+    reader, modality = TRUTH_IN_R
+    rows = [(reader, case, modality, score) for case, score in truths]
     return _csv(("readerID", "caseID", "modalityID", "score"), [*rows, *scores])
 
 
@@ -194,7 +196,8 @@ def imrmc_input(reviews: Iterable[Review], truth: Mapping[int, bool]) -> str:
         f"NM: {len({row[2] for row in scores})}",
         "BEGIN DATA:",
     ]
-    rows = [(TRUTH_READER, case, 0, score) for case, score in truths]
+    reader, modality = TRUTH_IN_JAVA
+    rows = [(reader, case, modality, score) for case, score in truths]
     return "\n".join([*head, *(",".join(str(value) for value in row) for row in [*rows, *scores])]) + "\n"
 
 
