@@ -15,6 +15,7 @@ from ipfvision.core.window import LUNG
 from ipfvision.nn.network import Model, body, build, card_path, card_to_json, load, save
 from ipfvision.ui import session
 from ipfvision.workflow.reading import Reader
+from tests import postgresql as postgresql_server
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,38 @@ def cache_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         folder = request.config.cache.mkdir("models")
         patch.setenv("IPFVISION_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reviews_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where reviews are kept if a test does not say: not in the user's data folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("reviews")
+        patch.setenv("IPFVISION_REVIEWS", str(folder))
+        patch.delenv("IPFVISION_DATABASE_URL", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgresql_server.Server]:
+    """A real PostgreSQL server; with CI=true a missing one is a failure."""
+    programs = postgresql_server.find_programs()
+    if programs is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no PostgreSQL: initdb and postgres must be installed")
+        pytest.skip("needs PostgreSQL: initdb and postgres")
+    server = postgresql_server.Server(programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'reviews.sqlite'}"
+    server: postgresql_server.Server = request.getfixturevalue("postgresql")
+    return server.new_database()
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,10 @@ def parse_address(text: str) -> URL:
     )
 
 
+class Conflict(Exception):
+    """What was to be written contradicts what is there: a key that is taken, or one that refers to nothing. Never shown."""
+
+
 class Database:
     """An engine whose transactions raise sentences. Safe to share between threads."""
 
@@ -134,8 +138,8 @@ class Database:
 
         Raises
         ------
-        sqlalchemy.exc.IntegrityError
-            As it is: what it means, only the caller knows.
+        Conflict
+            What it means, only the caller knows.
         StoreUnavailable
             For everything else that a database can do, in a sentence.
         """
@@ -208,9 +212,10 @@ def _in_words() -> Iterator[None]:
     """Turn what databases and drivers raise into a sentence, without their own words: these may repeat what was written."""
     try:
         yield
-    except IntegrityError:
-        raise
     except DBAPIError as error:
+        # pg8000 takes only a broken unique key for one.
+        if isinstance(error, IntegrityError) or _state(error).startswith("23"):
+            raise Conflict from None
         raise StoreUnavailable(_sentence(error)) from None
     except NoSuchModuleError:
         raise StoreUnavailable("The driver of this database is not installed; please run make app again.") from None
@@ -226,8 +231,7 @@ def _sentence(error: DBAPIError) -> str:
         return {"FULL": FULL, "IOERR": FULL, "BUSY": BUSY, "LOCKED": BUSY, "CORRUPT": DAMAGED, "NOTADB": DAMAGED}.get(
             kind, NOT_WRITABLE
         )
-    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    state = str(said.get("C", "")) if isinstance(said, dict) else ""
+    state = _state(error)
     if state.startswith("53"):  # insufficient resources: disk full, out of memory, too many connections
         return FULL if state == "53100" else LOST
     if state.startswith(("28", "3D")):
@@ -235,3 +239,9 @@ def _sentence(error: DBAPIError) -> str:
     if state == "55P03" or state.startswith("40"):
         return BUSY
     return LOST if not state or state.startswith(("08", "57")) else NOT_WRITABLE
+
+
+def _state(error: DBAPIError) -> str:
+    """PostgreSQL's SQLSTATE; empty where there is none."""
+    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return str(said.get("C", "")) if isinstance(said, dict) else ""

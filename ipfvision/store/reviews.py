@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Row
-from sqlalchemy.exc import IntegrityError
 
 from ipfvision import __version__
 from ipfvision.core.review import (
@@ -41,7 +40,7 @@ from ipfvision.core.review import (
 from ipfvision.errors import ArchiveRefused, ReviewChanged, ReviewRefused
 from ipfvision.store import content
 from ipfvision.store.content import Damaged
-from ipfvision.store.database import Database
+from ipfvision.store.database import Conflict, Database
 from ipfvision.store.tables import CASE_SLICES, CASES, DRAFTS, KEPT, KINDS, MEMBERS, REVIEWS, STEPS, STUDIES
 
 AnyReview: TypeAlias = BlindReview | RevealedReview | Review
@@ -135,7 +134,7 @@ class Store:
             with self._database.writing() as connection:
                 _find_study(connection, study_id)
                 connection.execute(MEMBERS.insert(), row)
-        except IntegrityError:
+        except Conflict:
             return next(one for one in self.members(study_id) if reader_key(one.name) == row["key"])
         return member
 
@@ -149,7 +148,7 @@ class Store:
         """Add scans that are not in the study yet, all or none; those that are new come back, with their numbers."""
         try:
             return self._add_cases(study_id, scans, at)
-        except IntegrityError:
+        except Conflict:
             # Somebody added cases at the same moment: their numbers are known now.
             return self._add_cases(study_id, scans, at)
 
@@ -240,7 +239,7 @@ class Store:
                     raise ReviewRefused(NO_CASE)
                 connection.execute(REVIEWS.insert(), row)
                 connection.execute(DRAFTS.insert(), _draft_row(row["id"], 0, 0.0, Draft(), at))
-        except IntegrityError:
+        except Conflict:
             found = self.latest(case_id, reader)  # another tab of this reader was quicker
             if found is None:
                 raise ReviewRefused("This reader is not in the study yet; please join it first.") from None
@@ -265,7 +264,7 @@ class Store:
             with self._database.writing() as connection:
                 connection.execute(REVIEWS.insert(), row)
                 connection.execute(DRAFTS.insert(), _draft_row(row["id"], 0, finished.times.seconds, draft, at))
-        except IntegrityError:
+        except Conflict:
             return self.latest(finished.case.id, finished.reader) or finished
         return self.review(row["id"])
 
@@ -373,16 +372,17 @@ class Store:
         ArchiveRefused
             If the rows are no study, or contradict what is here.
         """
-        with self._database.writing() as connection:
-            try:
-                study_id = _add_rows(connection, rows)
-                # Read as everything is read later: what does not come back as a valid review was never one.
-                _load(connection, study_id)
-                return _find_study(connection, study_id)
-            except IntegrityError:
-                raise ArchiveRefused(CONTRADICTS) from None
-            except (Damaged, KeyError, TypeError, ValueError, AttributeError):
-                raise ArchiveRefused(NOT_A_STUDY) from None
+        try:
+            with self._database.writing() as connection:
+                try:
+                    study_id = _add_rows(connection, rows)
+                    # Read as everything is read later: what does not come back as a valid review was never one.
+                    _load(connection, study_id)
+                    return _find_study(connection, study_id)
+                except (Damaged, KeyError, TypeError, ValueError, AttributeError):
+                    raise ArchiveRefused(NOT_A_STUDY) from None
+        except Conflict:
+            raise ArchiveRefused(CONTRADICTS) from None
 
 
 def _when(at: datetime) -> str:
