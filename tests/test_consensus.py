@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from readings import box, case, drawn, opinion, review
 
+from ipfvision.core.annotation import Finding
+from ipfvision.core.review import Diagnosis
 from ipfvision.errors import StudyProblem
-from ipfvision.workflow.consensus import majority, staple
+from ipfvision.workflow.consensus import drawn_by_readers, majority, staple
+from ipfvision.workflow.reader_agreement import Word
 
 
 def disk(row: int, column: int, radius: int, size: int = 96) -> np.ndarray:
@@ -91,3 +95,22 @@ def test_masks_of_several_slices_have_no_consensus(consensus) -> None:  # type: 
         consensus([])
     with pytest.raises(ValueError, match="one slice"):
         consensus([np.zeros((2, 3), np.bool_), np.zeros((3, 2), np.bool_)])
+
+
+def test_readers_masks_of_a_slice_are_empty_where_they_marked_nothing_and_absent_where_they_never_draw() -> None:
+    left, right, two = box(0, 0, 8, 4), box(0, 4, 8, 8), case(1, slices=2)
+    uip, traction = Diagnosis.UIP, Finding.TRACTION_BRONCHIECTASIS
+    given = [
+        review("Ada", 1, opinion(uip, 3, drawn(left), drawn(right, traction)), opinion(uip, 3, drawn(left)), of=two),
+        review("Ben", 1, opinion(uip, 3, drawn(left, slice_index=1)), opinion(uip), of=two),
+        review("Cleo", 1, opinion(uip), opinion(uip), of=two),
+        review("Ada", 2, opinion(uip, 3, drawn(right))),
+    ]
+    found = drawn_by_readers(given, "case-1", 0)
+    assert list(found) == ["Ada", "Ben"]
+    assert found["Ada"].all()
+    assert not found["Ben"].any()
+    assert (drawn_by_readers(given, "case-1", 0, [traction])["Ada"] == right).all()
+    assert list(drawn_by_readers(given, "case-1", 0, word=Word.FIRST)) == ["Ada"]
+    assert (drawn_by_readers(given, "case-1", 0, word=Word.FIRST)["Ada"] == left).all()
+    assert drawn_by_readers(given, "case-3", 0) == {}
