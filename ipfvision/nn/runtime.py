@@ -12,8 +12,9 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -53,6 +54,8 @@ class Runtime:
     """(N, 3, rows, columns) -> (N, 2048, h, w) float32 on the CPU: layer4's output. It may be differentiated from there on."""
     notes: tuple[str, ...] = ()
     """Sentences for whoever runs the program: why it is not the runtime that was expected, what is slower than it need be."""
+    threads: int = 1
+    """Of one pass."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +83,7 @@ def prepare(model: Model) -> Runtime:
     if wanted not in ("", "torch"):
         notes = (*notes, f"{RUNTIME} is {wanted!r}, which says nothing here: leave it unset, or set it to torch.")
     if wanted == "torch":
-        return Runtime(torch_here.name, torch_here.features, notes)
+        return replace(torch_here, notes=notes)
     starts: list[Callable[[], Runtime]] = [lambda: on_openvino(model, threads)]
     if torch.cuda.is_available():
         starts.insert(0, lambda: on_cuda(model))
@@ -92,22 +95,22 @@ def prepare(model: Model) -> Runtime:
             problem = f"Reading is slower than it need be: a faster runtime does not start here ({_first_line(error)})."
         else:
             if problem is None:
-                return Runtime(fast.name, fast.features, notes if unkept is None else (*notes, unkept))
+                return replace(fast, notes=notes if unkept is None else (*notes, unkept))
             problem = f"Reading is slower than it need be: {fast.name} was refused, because {problem}."
         notes = (*notes, problem)
-    return Runtime(torch_here.name, torch_here.features, notes)
+    return replace(torch_here, notes=notes)
 
 
 def on_torch(model: Model) -> Runtime:
     """The model's own network on the CPU, one batch at a time: each has all threads, as it has with OpenVINO."""
-    turn = threading.Lock()
+    turn, threads = threading.Lock(), torch.get_num_threads()
 
     def features(images: torch.Tensor) -> torch.Tensor:
-        with turn, torch.inference_mode():
+        with turn, torch_threads(threads), torch.inference_mode():
             found = body(model.network, images)
         return found.clone()  # a clone outside inference mode may be differentiated
 
-    return Runtime(f"torch {torch.__version__}", features)
+    return Runtime(f"torch {torch.__version__}", features, threads=threads)
 
 
 def on_cuda(model: Model) -> Runtime:
@@ -130,7 +133,22 @@ def on_openvino(model: Model, threads: int) -> Runtime:
     return Runtime(
         f"OpenVINO {openvino_door.load().__version__.partition('-')[0]}",
         lambda images: torch.from_numpy(run(images.contiguous().numpy())),
+        threads=threads,
     )
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """What this thread computes with torch has as many threads.
+
+    One is right for all that is small beside a pass: torch's other threads spin while they wait, on cores that a pass may have.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _set_threads() -> tuple[int, tuple[str, ...]]:

@@ -2,8 +2,8 @@
 
 import math
 import threading
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -219,13 +219,24 @@ class Reader:
                 return Prediction(Decision.REFUSED, reason)
         return decide(seen.margin, self.card)
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Wait for a turn at the network: for what computes with it, or with a copy of it, on ways of its own."""
-        return self._computing.turn()
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn at all cores: for what computes with the network, or with a copy of it, on ways of its own."""
+        from ipfvision.nn.runtime import torch_threads  # noqa: PLC0415
 
-    def _turn_for(self, prepared: Prepared, *, urgent: bool = False) -> AbstractContextManager[None]:
-        """None is needed where the network has nothing to do."""
-        return nullcontext() if prepared.image is None else self._computing.turn(urgent=urgent)
+        with self._computing.turn(), nullcontext() if self._runtime is None else torch_threads(self._runtime.threads):
+            yield
+
+    @contextmanager
+    def _turn_for(self, prepared: Prepared, *, urgent: bool = False) -> Iterator[None]:
+        """Wait for a turn at the runtime; beside it, one thread computes. Where there is nothing to compute, do not wait."""
+        from ipfvision.nn.runtime import torch_threads  # noqa: PLC0415
+
+        if prepared.image is None:
+            yield
+            return
+        with self._computing.turn(urgent=urgent), nullcontext() if self._runtime is None else torch_threads(1):
+            yield
 
     def read(self, scan: Slice, method: str = "gradcam", *, urgent: bool = False) -> Reading:
         """Answer and maps for both targets of one slice.
