@@ -123,6 +123,19 @@ def _disk(radius: float) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
 
 
+def _opened(mask: npt.NDArray[np.uint8], radius: float) -> npt.NDArray[np.uint8]:
+    """Opening with a disk, of the part of the image that has anything set."""
+    disk = _disk(radius)
+    left, top, width, height = cv2.boundingRect(mask)
+    if width == 0:
+        return mask
+    margin = len(disk) // 2
+    box = slice(max(0, top - margin), top + height + margin), slice(max(0, left - margin), left + width + margin)
+    opened = np.zeros_like(mask)
+    opened[box] = cv2.morphologyEx(mask[box], cv2.MORPH_OPEN, disk)
+    return opened
+
+
 def _components(mask: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """4-connected labels and their statistics (left, top, width, height, area); label 0 is the background."""
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
@@ -138,7 +151,7 @@ def _fill_holes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _body(tissue: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Largest piece of tissue with its holes filled. Opened first, so that it lets go of the table and of clothes."""
-    opened = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_OPEN, _disk(max(tissue.shape) / 170)), np.uint8)
+    opened = _opened(tissue, max(tissue.shape) / 170)
     labels, statistics = _components(opened)
     if len(statistics) < 2:
         return np.zeros_like(tissue)
@@ -339,10 +352,15 @@ def _cut_off(
     center = (statistics[:, cv2.CC_STAT_LEFT] + statistics[:, cv2.CC_STAT_WIDTH] / 2 - body[0]) / body[1]
     area = statistics[:, cv2.CC_STAT_AREA]
     taken = near & (area >= 4 * millimeter**2) & (area < judged) & (np.abs(center - 0.5) > 0.12)
-    mean = np.bincount(labels.ravel(), weights=image.ravel(), minlength=len(statistics)) / np.maximum(area, 1)
-    taken &= mean > BLACK  # else a drawn arrowhead
     taken[0] = False
-    return np.asarray(taken[labels], np.uint8)
+    found = np.zeros(kept.shape, np.uint8)
+    for label in np.flatnonzero(taken):
+        x, y, width, height, _ = (int(value) for value in statistics[label])
+        box = slice(y, y + height), slice(x, x + width)
+        piece = labels[box] == label
+        if image[box][piece].mean(dtype=np.float64) > BLACK:  # else a drawn arrowhead
+            found[box] |= piece
+    return found
 
 
 def _partly_aerated(
@@ -361,7 +379,7 @@ def _partly_aerated(
     """
     walls = cv2.dilate(gas, _disk(AERATED_MM * millimeter))
     hazy = ((blurred < AERATED_BELOW) & (kept == 0) & (walls == 0) & (body == 1)).astype(np.uint8)
-    hazy = np.asarray(cv2.morphologyEx(hazy, cv2.MORPH_OPEN, _disk(AERATED_MM / 2 * millimeter)), np.uint8)
+    hazy = _opened(hazy, AERATED_MM / 2 * millimeter)
     labels, statistics = _components(hazy)
     touching = np.bincount(labels[cv2.dilate(kept, _disk(millimeter)) > 0], minlength=len(statistics)) > 0
     touching &= statistics[:, cv2.CC_STAT_AREA] >= LEAST_AERATED_MM2 * millimeter**2
@@ -387,6 +405,14 @@ def _outermost(polar: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """(RAYS,) distance of the last set pixel on each ray, 0 if there is none."""
     last = polar.shape[1] - 1 - (polar[:, ::-1] > 0).argmax(axis=1)
     return np.where((polar > 0).any(axis=1), last, 0).astype(np.float64)
+
+
+def _ends_of_rows(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """(N, 2) first and last set (x, y) of every row that has any: they have the hull and the bounds of the whole mask."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    first = mask[rows].argmax(axis=1)
+    last = mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    return np.concatenate([np.stack([first, rows], axis=1), np.stack([last, rows], axis=1)]).astype(np.int32)
 
 
 def _curvature() -> npt.NDArray[np.float64]:
@@ -427,9 +453,9 @@ def _dense_rim(
         Share of the lung's extent that has no air between its outermost air and the costal wall, taken in or not.
     """
     added = np.zeros(side.shape, np.uint8)
-    outline = cv2.findNonZero(side.astype(np.uint8))
-    if outline is None or len(outline) < 50 * millimeter**2:
+    if np.count_nonzero(side) < 50 * millimeter**2:
         return added, 0.0
+    outline = _ends_of_rows(side)
     hull = cv2.convexHull(outline)
     moments = cv2.moments(hull)
     if moments["m00"] <= 0:
@@ -468,10 +494,15 @@ def _dense_rim(
         & (rib - surface <= _least_around(rib - surface, GAP_RAYS) + 4 * millimeter)
     )
     wall: npt.NDArray[Any] = surface
+    before: bytes | None = None
     for _ in range(FITS):
         on_air = np.where(surface >= wall - millimeter, 1.0, INWARD)
         crossed = hit & (wall > wall_at) & (rib >= surface)
         on_rib = np.where(crossed, 1.0, np.where(drawn, RIB_WEIGHT, 0.0))
+        weights = on_air.tobytes() + on_rib.tobytes()
+        if weights == before:
+            break
+        before = weights
         wall = np.linalg.solve(np.diag(on_air + on_rib) + CURVATURE, on_air * surface + on_rib * wall_at)
     wall = np.maximum(wall, surface)
     wall = np.minimum(wall, np.maximum(np.minimum(rib - 2 * millimeter, fat), air))
@@ -485,9 +516,7 @@ def _dense_rim(
         after = (ray + 1) % RAYS
         corners = np.stack([inner[ray], outer[ray], outer[after], inner[after]])
         cv2.fillConvexPoly(added, np.rint(corners).astype(np.int32), 1)
-    rim = (added > 0) & ~side
-    opened = cv2.morphologyEx(rim.astype(np.uint8), cv2.MORPH_OPEN, _disk(THINNEST_RIM_MM / 2 * millimeter))
-    return np.asarray(opened, np.uint8), missing
+    return _opened(added & ~side.astype(np.uint8), THINNEST_RIM_MM / 2 * millimeter), missing
 
 
 def sides(lungs: Lungs) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -514,9 +543,12 @@ def sides(lungs: Lungs) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     # The cheapest way down, one column to either side per row (a seam: Avidan and Shamir 2007).
     total = np.full((height, cost.shape[1] + 2), np.inf)
     total[0, 1:-1] = cost[0]
-    for row in range(1, height):
-        above = total[row - 1]
-        total[row, 1:-1] = cost[row] + np.minimum(np.minimum(above[:-2], above[2:]) + ASIDE, above[1:-1])
+    least = np.empty(cost.shape[1])
+    for above, here, own in zip(total[:-1], total[1:, 1:-1], cost[1:], strict=True):
+        np.minimum(above[:-2], above[2:], out=least)
+        np.add(least, ASIDE, out=least)
+        np.minimum(least, above[1:-1], out=least)
+        np.add(own, least, out=here)
     border = np.empty(height, np.int64)
     border[-1] = int(total[-1].argmin())
     for row in range(height - 1, 0, -1):
