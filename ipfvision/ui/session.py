@@ -387,7 +387,15 @@ class Session:
     ) -> Generator[Step, None, Trust]:
         method = next((one.method for one in reading.explanations.values()), "gradcam")
         # The image that the model saw was not kept: it is read again.
-        return (yield from checking(reader, reader.read(reading.scan, method), given, target))
+        steps = checking(reader, reader.read(reading.scan, method), given, target)
+        while True:
+            with reader.turn():
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    trust: Trust = end.value
+                    return trust
+            yield step
 
     def give_up_check(self) -> None:
         self.check = None
