@@ -25,6 +25,7 @@ from streamlit.runtime import Runtime
 from ipfvision.core.annotation import Finding
 from ipfvision.core.run_lengths import check
 from ipfvision.core.slice import Slice
+from ipfvision.errors import StoreUnavailable, StudyProblem
 from ipfvision.ui import session
 from ipfvision.ui.session import Drawing, Opened, Session
 from ipfvision.ui.viewer import STATIC, wire
@@ -228,6 +229,13 @@ async def _drawing(request: Request) -> Response:
         return _json(_drawing_json(now), 409)
     if not asked.desk.draw(asked.stack, asked.index, Drawing(now.revision + 1, findings)):
         return _answer(status=413)
+    if asked.desk.on_drawn is not None:
+        try:
+            await asyncio.to_thread(asked.desk.on_drawn)
+        except StoreUnavailable:
+            return _answer(status=503)
+        except StudyProblem:
+            return _answer(status=423)
     return _json({"revision": now.revision + 1})
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import cv2
@@ -40,6 +41,7 @@ from ipfvision.workflow.reading import METHODS, Reader, Reading
 from ipfvision.workflow.samples import SampleScan, sample_annotations
 from ipfvision.workflow.scoring import Scored, score
 from ipfvision.workflow.series import SeriesReading
+from ipfvision.workflow.studies import Studies
 from ipfvision.workflow.trust import Step, checking
 from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
@@ -47,6 +49,7 @@ THUMBNAIL_PIXELS = 240
 MOST_RUNS = 16_000_000
 """Of all drawings of one session, in run lengths: 64 MB."""
 _KEY = "ipfvision"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +159,11 @@ class Session:
     """Checks that are under way."""
     under_way: UnderWay | None = None
     """The reading of a series."""
+    scans: tuple[Series, ...] = ()
+    """Of a study: what was dropped for it so far, of which one case at a time is open."""
+    on_drawn: Callable[[], None] | None = None
+    """Brings a drawing that was just taken to where it is kept, before the browser is told that it is saved. None: drawings
+    live as long as the desk. A route calls it, in a thread of its own; it raises StudyProblem."""
 
     def clear(self) -> None:
         """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
@@ -174,6 +182,13 @@ class Session:
         self.shown.clear()
         self.paused = False
         self.count += 1
+
+    def leave(self) -> None:
+        """Forget that, and everything else that holds a scan: nobody sits here any more."""
+        if self.scans:
+            _cleared.set()
+        self.clear()
+        self.scans, self.on_drawn = (), None
 
     @property
     def upload_key(self) -> str:
@@ -443,14 +458,24 @@ def annotation_name(one: OnSlice) -> str:
 
 def current() -> Session:
     """Find or make the session of the reader whose script run this is."""
-    if _KEY not in st.session_state:
-        st.session_state[_KEY] = Session()
-    session: Session = st.session_state[_KEY]
+    return seat(once(_KEY, Session))
+
+
+def once(name: str, make: Callable[[], _T]) -> _T:
+    """Something of this reader's session: made at the first call, and found again at every other."""
+    if name not in st.session_state:
+        st.session_state[name] = make()
+    found: _T = st.session_state[name]
+    return found
+
+
+def seat(desk: Session) -> Session:
+    """Let the routes find a desk of this reader's, for as long as the tab is there."""
     context = get_script_run_ctx()
     if context is not None:
-        session.session_id = context.session_id
-    _by_token[session.token] = session
-    return session
+        desk.session_id = context.session_id
+    _by_token[desk.token] = desk
+    return desk
 
 
 _by_token: WeakValueDictionary[str, Session] = WeakValueDictionary()
@@ -483,7 +508,7 @@ def release_ended(is_active: Callable[[str], bool], patience_seconds: float) -> 
             _ended.pop(token, None)
         elif now - _ended.setdefault(token, now) > patience_seconds:
             del _by_token[token]
-            desk.clear()
+            desk.leave()
     for token in _ended.keys() - _by_token.keys():
         del _ended[token]
 
@@ -503,6 +528,22 @@ def collect_cleared() -> None:
 def model() -> Reader:
     """The model, once for all readers. Raises ModelUnusable."""
     return Reader.open()
+
+
+@st.cache_resource(show_spinner=False)
+def studies() -> Studies:
+    """The studies, once for all readers. Raises StoreUnavailable; that is not remembered, so the next call tries again."""
+    return Studies.open()
+
+
+def signed_in() -> tuple[bool, str]:
+    """Whether readers sign in here, and as whom; empty while nobody is. Without a sign-in a name is typed in."""
+    user = st.user
+    if "is_logged_in" not in user:
+        return False, ""
+    if not user["is_logged_in"]:
+        return True, ""
+    return True, next((str(user[name]) for name in ("email", "name", "sub") if user.get(name)), "")
 
 
 def card_or_reason() -> tuple[ModelCard | None, str]:

@@ -10,6 +10,7 @@ const SAVING = {
   waiting: "Not saved, will retry",
   lost: "Not saved: the server no longer holds this scan",
   refused: "Not saved: too much drawn on one slice",
+  closed: "Not kept: the case is locked, finished, or open in another tab",
 };
 const LAYERS = { heat: "Map", files: "From files", drawn: "Drawn", measures: "Measures", lungs: "Lungs" };
 const LAYER_HINTS = {
@@ -215,7 +216,7 @@ export class Chrome {
     const draws = DRAWING_TOOLS.has(state.tool),
       brushes = state.tool === "brush" || state.tool === "eraser";
     mark(this.options, "data-draws", draws);
-    this.mapOptions.hidden = draws;
+    this.mapOptions.hidden = draws || Boolean(viewer.data.blinded);
     this.drawOptions.hidden = !draws;
     this.brush.node.hidden = !brushes;
     this.growth.hidden = state.tool !== "flood";

@@ -33,6 +33,7 @@ class Viewer {
     this.state = remembered.get(data.stack.id) ?? initialState(data);
     this.state = patch(this.state, { slice: data.slice ?? 0, hidden: false, measures: this.state.measures }, this.count);
     this.command = data.slice_command;
+    this.panesAsked = String(data.panes);
     this.method = data.method;
     this.mapVersion = data.map_version;
     this.annotationVersion = data.annotation_version;
@@ -160,6 +161,10 @@ class Viewer {
     if (data.slice_command !== this.command) {
       this.command = data.slice_command;
       this.go(data.slice);
+    }
+    if (String(data.panes) !== this.panesAsked) {
+      this.panesAsked = String(data.panes);
+      this.change({ panes: [...data.panes] });
     }
     this.version++;
     this.loader.look();

@@ -252,13 +252,14 @@ export class Saver {
     Object.assign(this, { url, drawing, told, merged, delay, fetch });
     this.dirty = new Set();
     this.attempt = 0;
-    /** "saved", "saving", "waiting" (not saved, will retry), "lost" (the scan is no longer held), "refused" (too much drawn). */
+    /** "saved", "saving", "waiting" (not saved, will retry), "lost" (the scan is no longer held), "refused" (too much drawn),
+     *  "closed" (the case was locked or finished, or has gone on in another tab). */
     this.status = "saved";
   }
 
   touch(index) {
     this.dirty.add(index);
-    if (this.status === "saved" || this.status === "refused") this.#say("saving");
+    if (["saved", "refused", "closed"].includes(this.status)) this.#say("saving");
     this.#in(this.status === "waiting" ? 0 : this.delay);
   }
 
@@ -271,7 +272,7 @@ export class Saver {
     if (last) await Promise.all([...this.dirty].map((index) => this.#send(index, true)));
     else for (const index of [...this.dirty]) if (!(await this.#send(index, false))) break;
     this.sending = false;
-    if (this.status === "lost" || this.status === "refused") return;
+    if (["lost", "refused", "closed"].includes(this.status)) return;
     if (this.dirty.size) this.#in(this.status === "waiting" ? later(this.attempt++) : this.delay);
     else this.#say("saved");
   }
@@ -299,8 +300,9 @@ export class Saver {
         this.merged(index);
         return true;
       }
-      if (answer.status === 404 || answer.status === 400 || answer.status === 413) {
-        this.#say(answer.status === 404 ? "lost" : "refused");
+      const over = { 404: "lost", 400: "refused", 413: "refused", 423: "closed" }[answer.status];
+      if (over) {
+        this.#say(over);
         return false;
       }
       if (!answer.ok) throw new Error(String(answer.status));

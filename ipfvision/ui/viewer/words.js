@@ -22,7 +22,7 @@ export class Words {
     const { position_mm: position } = this.viewer.data.stack.slices[index];
     const words = [`Slice ${index + 1} of ${this.viewer.count}`];
     if (position !== null && position !== undefined) words.push(`${number(position, 1)} mm`);
-    words.push(this.answer(index) || "not read yet");
+    if (!this.viewer.data.blinded) words.push(this.answer(index) || "not read yet");
     return words.join(", ");
   }
 
@@ -106,6 +106,7 @@ export class Words {
   }
 
   #mapMessage(index) {
+    if (this.viewer.data.blinded) return "Shown after you have locked your opinion";
     const answer = this.viewer.maps.get(index);
     if (answer) return answer.maps?.[this.viewer.state.target] ? "" : "No map: this slice was not read";
     return this.viewer.loader.settled.has(`maps/${index}`) ? "The model has not read this slice yet" : "";
