@@ -213,8 +213,8 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        # pg8000 takes only a broken unique key for one.
-        if isinstance(error, IntegrityError) or _state(error).startswith("23"):
+        # Of what breaks a constraint (class 23) or a trigger (P0001), pg8000 tells a taken key alone from other errors.
+        if isinstance(error, IntegrityError) or _state(error).startswith(("23", "P0001")):
             raise Conflict from None
         raise StoreUnavailable(_sentence(error)) from None
     except NoSuchModuleError:

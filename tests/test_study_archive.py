@@ -1,0 +1,261 @@
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipfvision.core.review import BlindReview, Diagnosis, Draft, MapVerdict, RevealedReview, Review, Stage
+from ipfvision.errors import ArchiveRefused
+from ipfvision.workflow.studies import Studies
+from ipfvision.workflow.study_archive import read_study, write_study
+from tests.reviewing import MODEL, answer, read_whole, said, stack
+
+pytestmark = pytest.mark.xdist_group("postgresql")
+
+
+@pytest.fixture
+def studies(database_url: str) -> Iterator[Studies]:
+    with Studies.open(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Studies]:
+    """Another machine."""
+    with Studies.open(f"sqlite:///{tmp_path / 'elsewhere.sqlite'}") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A study's .zip."""
+    with Studies.open(f"sqlite:///{tmp_path_factory.mktemp('exported') / 'reviews.sqlite'}") as studies:
+        return write_study(studies, _study(studies), "Ada")
+
+
+def _study(studies: Studies) -> str:
+    """Three cases: one corrected, one locked, one half drawn."""
+    study = studies.create("Trial of ∅ and 线", "Ada", seed=3)
+    cases = studies.add_cases(study.id, "Ada", [stack(1, 2), stack(3), stack(4)]).cases
+    studies.join(study.id, "Bob")
+    old = read_whole(studies, study.id, cases[0].id, "Bob", Diagnosis.INDETERMINATE)
+    reopened = studies.reopen(old.id, "Bob")
+    assert isinstance(reopened, RevealedReview)
+    studies.finish(reopened.id, "Bob", reopened.revision, replace(reopened.draft, diagnosis=Diagnosis.UIP))
+    locked = studies.open_case(study.id, cases[1].id, "Bob")
+    studies.lock(locked.id, "Bob", 0, said(), MODEL)
+    half = studies.open_case(study.id, cases[2].id, "Bob")
+    studies.autosave(half.id, "Bob", 0, Draft(comment="halfway"))
+    return study.id
+
+
+def test_a_study_comes_back_on_another_machine_as_it_was(studies: Studies, elsewhere: Studies) -> None:
+    study = _study(studies)
+    content = write_study(studies, study, "Ada")
+    taken_in = read_study(elsewhere, content)
+    assert taken_in == studies.get(study)
+    assert elsewhere.members(study) == studies.members(study)
+    assert elsewhere.cases(study) == studies.cases(study)
+    assert elsewhere.worklist(study, "Bob") == studies.worklist(study, "Bob")
+    here, there = (one.reviews(study, "Ada", history=True) for one in (studies, elsewhere))
+    assert [_flat(one) for one in there] == [_flat(one) for one in here]
+    assert len(there) == 2
+    assert write_study(elsewhere, study, "Ada") == content
+
+    stages = {item.case.number: item for item in elsewhere.worklist(study, "Bob")}
+    assert [stages[number].stage for number in (1, 2, 3)] == [Stage.FINISHED, Stage.LOCKED, Stage.READING]
+    half = elsewhere.open_case(study, stages[3].case.id, "Bob")
+    assert isinstance(half, BlindReview)
+    assert half.draft.comment == "halfway"
+    locked = elsewhere.open_case(study, stages[2].case.id, "Bob")
+    shown = elsewhere.reveal(locked.id, "Bob", answer)
+    assert isinstance(shown, RevealedReview)
+    assert isinstance(
+        elsewhere.finish(shown.id, "Bob", shown.revision, replace(shown.draft, verdict=MapVerdict.AGREES)), Review
+    )
+
+
+def _flat(one: Review) -> tuple[object, ...]:
+    maps = tuple(part.explanation.cells.tobytes() for part in one.answer.slices if part.explanation is not None)
+    return one.id, one.reader, one.first, one.revised, one.judgment, one.agreement, one.times, one.supersedes, maps
+
+
+def test_taking_in_twice_changes_nothing(studies: Studies) -> None:
+    study = _study(studies)
+    content = write_study(studies, study, "Ada")
+    for _ in range(2):
+        read_study(studies, content)
+    assert write_study(studies, study, "Ada") == content
+
+
+def test_two_places_read_on_and_join_what_they_have(studies: Studies, elsewhere: Studies) -> None:
+    study = _study(studies)
+    read_study(elsewhere, write_study(studies, study, "Ada"))
+    cases = studies.cases(study)
+    elsewhere.join(study, "Eve")
+    for case in cases:
+        read_whole(elsewhere, study, case.id, "Eve")
+    here = studies.open_case(study, cases[2].id, "Bob")
+    assert isinstance(here, BlindReview)
+    studies.autosave(here.id, "Bob", here.revision, Draft(comment="further on"))
+
+    read_study(studies, write_study(elsewhere, study, "Ada"))
+    assert studies.progress(study) == {"Ada": (0, 3), "Bob": (1, 3), "Eve": (3, 3)}
+    kept = studies.open_case(study, cases[2].id, "Bob")
+    assert isinstance(kept, BlindReview)
+    assert kept.draft.comment == "further on"
+
+
+def test_what_was_finished_elsewhere_is_finished_here(studies: Studies, elsewhere: Studies) -> None:
+    study = _study(studies)
+    read_study(elsewhere, write_study(studies, study, "Ada"))
+    locked = next(item.case for item in elsewhere.worklist(study, "Bob") if item.stage is Stage.LOCKED)
+    there = elsewhere.open_case(study, locked.id, "Bob")
+    shown = elsewhere.reveal(there.id, "Bob", answer)
+    assert isinstance(shown, RevealedReview)
+    elsewhere.finish(shown.id, "Bob", shown.revision, replace(shown.draft, verdict=MapVerdict.AGREES))
+    read_study(studies, write_study(elsewhere, study, "Ada"))
+    assert isinstance(studies.open_case(study, locked.id, "Bob"), Review)
+    assert studies.progress(study)["Bob"] == (2, 3)
+
+
+def test_one_reader_who_read_one_case_in_two_places_is_not_counted_twice(studies: Studies, elsewhere: Studies) -> None:
+    study = studies.create("Trial", "Ada")
+    (case,) = studies.add_cases(study.id, "Ada", [stack(1)]).cases
+    read_study(elsewhere, write_study(studies, study.id, "Ada"))
+    read_whole(studies, study.id, case.id, "Ada")
+    read_whole(elsewhere, study.id, case.id, "Ada")
+    before = write_study(studies, study.id, "Ada")
+    with pytest.raises(ArchiveRefused, match="contradicts"):
+        read_study(studies, write_study(elsewhere, study.id, "Ada"))
+    assert write_study(studies, study.id, "Ada") == before
+
+
+def _repacked(content: bytes, change: Callable[[dict[str, bytes]], None], *, honest: bool) -> bytes:
+    """The .zip with changed files; with an honest manifest, as by somebody who means it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    if honest:
+        manifest = json.loads(files["manifest.json"])
+        manifest["files"] = {
+            name: {"bytes": len(one), "sha256": hashlib.sha256(one).hexdigest()}
+            for name, one in files.items()
+            if name != "manifest.json"
+        }
+        files["manifest.json"] = json.dumps(manifest).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, one in files.items():
+            archive.writestr(name, one)
+    return packed.getvalue()
+
+
+def _rows(table: str, change: Callable[[list[dict[str, Any]]], None]) -> Callable[[dict[str, bytes]], None]:
+    def apply(files: dict[str, bytes]) -> None:
+        rows = [json.loads(line) for line in files[f"{table}.jsonl"].splitlines()]
+        change(rows)
+        files[f"{table}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    return apply
+
+
+def _set(**values: Any) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda rows: rows[0].update(values)
+
+
+TAMPERED = {
+    "another diagnosis": lambda files: files.update({"steps.jsonl": files["steps.jsonl"].replace(b'UIP', b'XIP', 1)}),
+    "a table is missing": lambda files: files.pop("steps.jsonl"),
+    "a file too many": lambda files: files.update({"more.jsonl": b"{}\n"}),
+    "no manifest": lambda files: files.pop("manifest.json"),
+    "a manifest that is none": lambda files: files.update({"manifest.json": b"[1]"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_zip_that_is_not_as_its_manifest_says_is_refused_whole(studies: Studies, exported: bytes, what: str) -> None:
+    content = _repacked(exported, TAMPERED[what], honest=False)
+    with pytest.raises(ArchiveRefused, match="damaged or was changed"):
+        read_study(studies, content)
+    assert studies.all() == ()
+
+
+def _lock_of_a_shown_case(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    shown = {row["review_id"] for row in rows if row["kind"] == "revealed"}
+    return next(row for row in rows if row["kind"] == "locked" and row["review_id"] in shown)
+
+
+FORGED = {
+    "an opinion of nobody": _rows("steps", lambda rows: [row.update(review_id="0" * 32) for row in rows[:1]]),
+    "an answer before the lock": _rows("steps", lambda rows: rows.remove(_lock_of_a_shown_case(rows))),
+    "no opinion in a step": _rows("steps", _set(content="{}")),
+    "no JSON in a step": _rows("steps", _set(content="{")),
+    "a time that is none": _rows("steps", _set(at="yesterday")),
+    "a number for a text": _rows("members", _set(name=5)),
+    "a list for a text": _rows("studies", _set(title=[])),
+    "nothing for a text": _rows("studies", _set(title=None)),
+    "another mode": _rows("studies", _set(mode="secret")),
+    "a study that is not a UUID": _rows("studies", _set(id="x" * 32)),
+    "two studies": _rows("studies", lambda rows: rows.append({**rows[0], "id": "0" * 32})),
+    "no study": _rows("studies", list.clear),
+    "a column too many": _rows("reviews", _set(patient="somebody")),
+    "a circle of corrections": _rows("reviews", lambda rows: [row.update(supersedes=row["id"]) for row in rows]),
+    "a reader who is not in": _rows("reviews", _set(reader_key="mallory")),
+    "a hash that is none": _rows("case_slices", _set(pixel_sha256="x" * 64)),
+    "a name that is too long": _rows("studies", _set(application_version="x" * 41)),
+    "a case of another study": _rows("cases", _set(study_id="0" * 32)),
+    "no draft for what is under way": _rows("drafts", list.clear),
+    "a line that is no row": lambda files: files.update({"steps.jsonl": b"5\n"}),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_zip_with_an_honest_manifest_and_forged_rows_is_refused_whole(studies: Studies, exported: bytes, what: str) -> None:
+    content = _repacked(exported, FORGED[what], honest=True)
+    with pytest.raises(ArchiveRefused):
+        read_study(studies, content)
+    assert studies.all() == ()
+
+
+def test_a_zip_that_was_packed_anew_with_the_same_rows_is_taken_in(studies: Studies, exported: bytes) -> None:
+    """Or the refusals above would prove nothing."""
+    content = _repacked(exported, _rows("steps", lambda rows: None), honest=True)
+    assert write_study(studies, read_study(studies, content).id, "Ada") == exported
+
+
+def test_any_byte_that_is_lost_or_turned_is_refused_or_changes_nothing(elsewhere: Studies, exported: bytes) -> None:
+    for position in range(0, len(exported), 37):
+        turned = bytearray(exported)
+        turned[position] ^= 0x10
+        for damaged in (bytes(turned), exported[:position]):
+            try:
+                read_study(elsewhere, damaged)
+            except ArchiveRefused:
+                continue
+            assert write_study(elsewhere, elsewhere.all()[0].id, "Ada") == exported
+    for nothing in (b"", b"PK", b"\x00" * 100):
+        with pytest.raises(ArchiveRefused, match="damaged"):
+            read_study(elsewhere, nothing)
+
+
+def test_a_study_of_a_newer_version_is_said(elsewhere: Studies, exported: bytes) -> None:
+    def newer(files: dict[str, bytes]) -> None:
+        files["manifest.json"] = files["manifest.json"].replace(b'"version": 1', b'"version": 2')
+
+    content = _repacked(exported, newer, honest=False)
+    with pytest.raises(ArchiveRefused, match="newer ipfvision"):
+        read_study(elsewhere, content)
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused(
+    elsewhere: Studies, exported: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipfvision.workflow.study_archive.MOST_BYTES", 1000)
+    with pytest.raises(ArchiveRefused):
+        read_study(elsewhere, exported)
