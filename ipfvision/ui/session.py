@@ -167,8 +167,8 @@ class Session:
 
     def clear(self) -> None:
         """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
-        _let_go(self.upload_key)
-        _let_go(self.annotation_key)
+        let_go(self.upload_key)
+        let_go(self.annotation_key)
         self.forget_annotations()
         self.with_marks = False
         self.trust.clear()
@@ -220,7 +220,7 @@ class Session:
         """Take in annotation files for what is open, beside those that are there, then let go of the files' bytes."""
         series = () if self.opened is None else self.opened.series
         found = take_in_annotations([Upload(file.name, file.getvalue()) for file in files], series, progress)
-        _let_go(self.annotation_key)
+        let_go(self.annotation_key)
         self.annotated = found if self.annotated is None else self.annotated.joined(found)
         self._annotations_changed()
 
@@ -567,7 +567,7 @@ def thumbnail(sample: SampleScan) -> bytes:
     return png(np.asarray(small, np.uint8))
 
 
-def _let_go(upload_key: str) -> None:
+def let_go(upload_key: str) -> None:
     """Drop the bytes of uploads: Streamlit would keep them until the session ends."""
     context = get_script_run_ctx()
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
