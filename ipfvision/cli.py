@@ -7,7 +7,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from ipfvision import __version__
 from ipfvision.errors import IpfVisionError
 
 if TYPE_CHECKING:
-    from ipfvision.core.slice import Series
+    from ipfvision.core.annotation import OnSlice
+    from ipfvision.core.slice import Series, Slice
     from ipfvision.workflow.annotations import Annotated
+    from ipfvision.workflow.intake import Refusal
     from ipfvision.workflow.labelled_training import Options
 
 MANY = 5
@@ -28,15 +31,21 @@ class _Progress:
     """A progress bar on standard error; silent for a handful, and where standard error is not a terminal it is one line."""
 
     def __init__(self, what: str) -> None:
+        from ipfvision.nn.series import Pace
+
         self.what = what
         self.shown = False
+        self.pace = Pace()
 
     def __call__(self, done: int, total: int) -> None:
+        from ipfvision.workflow.series import left_words
+
         if total <= MANY:
             return
+        self.pace.step()
         if sys.stderr.isatty():
-            filled = BAR * done // total
-            sys.stderr.write(f"\r{self.what} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}")
+            filled, left = BAR * done // total, left_words(self.pace.seconds_left(total - done))
+            sys.stderr.write(f"\r{self.what} [{'#' * filled}{'.' * (BAR - filled)}] {done}/{total}{left:<24}")
             self.shown = True
             if done == total:
                 self.close()
@@ -175,17 +184,11 @@ def _labelled_options(arguments: argparse.Namespace) -> "Options":
 
 
 def _read(arguments: argparse.Namespace) -> int:
-    from ipfvision.workflow.intake import take_in_paths
     from ipfvision.workflow.reading import Reader, map_name, overlay_name, picture_png, write_map
-    from ipfvision.workflow.scoring import scored_result
+    from ipfvision.workflow.scoring import scored_entry, scored_result
 
-    intake = take_in_paths(arguments.scans, progress=_Progress("opening"))
-    for series in intake.series:
-        for note in series.notes:
-            _say(note)
-    drawn = _annotations(arguments, intake.series)
-    places = [(number, index) for number, series in enumerate(intake.series) for index in range(len(series.slices))]
-    slices = [intake.series[number].slices[index] for number, index in places]
+    slices, annotations, refusals = _take_in(arguments)
+    total = len(slices)
     reader = Reader.open(arguments.model)
     for note in reader.notes:
         _say(note)
@@ -193,26 +196,23 @@ def _read(arguments: argparse.Namespace) -> int:
     for folder in (arguments.overlay, arguments.maps):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-    readings = []
-    for number, reading in enumerate(reader.read_all(slices, arguments.method), start=1):
+    entries = []
+    for number, reading in enumerate(reader.read_all(_emptied(slices), arguments.method), start=1):
+        given = annotations.popleft()
         if arguments.overlay is not None and reading.explanations:
             path = arguments.overlay / overlay_name(number, reading, arguments.target)
             path.write_bytes(picture_png(reader.card, reading, arguments.target))
         if arguments.maps is not None and reading.explanations:
             write_map(arguments.maps / map_name(number, reading, arguments.target), reading.explanations[arguments.target])
-        readings.append(reading)
-        progress(number, len(slices))
-    annotations = [None if drawn is None else drawn.by_slice.get(place, ()) for place in places]
-    trust = []
-    if arguments.trust:
-        from ipfvision.workflow.trust import check, trust_result
+        entries.append(scored_entry(reader.card, reading, given, arguments.target))
+        if arguments.trust:
+            from ipfvision.workflow.trust import check, trust_result
 
-        progress = _Progress("checking")
-        for number, (reading, given) in enumerate(zip(readings, annotations, strict=True), start=1):
             found = check(reader, reading, given or (), target=arguments.target) if reading.explanations else None
-            trust.append({"trust": None if found is None else trust_result(found)})
-            progress(number, len(readings))
-    content = scored_result(reader.card, readings, annotations, arguments.target, intake.refusals, trust)
+            entries[-1]["trust"] = None if found is None else trust_result(found)
+        progress(number, total)
+    content = scored_result(reader.card, (), (), arguments.target, refusals)
+    content["slices"][:0] = entries
     if arguments.json == "-":
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     elif arguments.json is not None:
@@ -226,6 +226,29 @@ def _read(arguments: argparse.Namespace) -> int:
         return 0
     _say("No slice could be read.")
     return 2
+
+
+def _take_in(
+    arguments: argparse.Namespace,
+) -> "tuple[deque[Slice], deque[tuple[OnSlice, ...] | None], tuple[Refusal, ...]]":
+    """Slices in the order of their series, what is annotated on each, and what was refused. Nothing else holds the slices."""
+    from ipfvision.workflow.intake import take_in_paths
+
+    intake = take_in_paths(arguments.scans, progress=_Progress("opening"))
+    for series in intake.series:
+        for note in series.notes:
+            _say(note)
+    drawn = _annotations(arguments, intake.series)
+    slices = deque(scan for series in intake.series for scan in series.slices)
+    places = ((number, index) for number, series in enumerate(intake.series) for index in range(len(series.slices)))
+    annotations = deque(None if drawn is None else drawn.by_slice.get(place, ()) for place in places)
+    return slices, annotations, intake.refusals
+
+
+def _emptied(slices: "deque[Slice]") -> "Iterator[Slice]":
+    """The slices one by one, each let go as it is handed out: a series that was read needs no room."""
+    while slices:
+        yield slices.popleft()
 
 
 def _annotations(arguments: argparse.Namespace, series: "Sequence[Series]") -> "Annotated | None":

@@ -54,7 +54,7 @@ def test_what_is_scored_is_the_map_of_the_named_class(reading: Reading) -> None:
 
 
 def test_the_json_has_every_name_that_the_readme_promises(reader: Reader, reading: Reading) -> None:
-    document = scored_result(reader.card, [reading], [(_annotation(reading),)], more=[{"trust": None}])
+    document = scored_result(reader.card, [reading], [(_annotation(reading),)])
     entry = json.loads(json.dumps(document))["slices"][0]
     readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
     for part, keys in (("agreement", AGREEMENT_KEYS), ("evidence", EVIDENCE_KEYS), ("plausibility", PLAUSIBILITY_KEYS)):
@@ -64,7 +64,6 @@ def test_the_json_has_every_name_that_the_readme_promises(reader: Reader, readin
     assert entry["annotations"] == [
         {"finding": "honeycombing", "label": "left", "origin": "drawn here", "matched_by": "drawn on this slice"}
     ]
-    assert entry["trust"] is None
 
 
 def test_a_refused_slice_has_no_scores(reader: Reader) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,8 @@ class Slice:
             raise ValueError(f"Hounsfield units are int16 or float32, not {pixels.dtype}")
         if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
             raise ValueError("pixel values must be finite")
+        if not padding.any():
+            padding = _no_padding(pixels.shape)
         for name, array in (("pixels", pixels), ("padding", padding), ("colored", self.colored)):
             if array is not None:
                 view = array.view()
@@ -143,6 +146,13 @@ class Slice:
     def shape(self) -> tuple[int, int]:
         height, width = self.pixels.shape
         return height, width
+
+
+@lru_cache(maxsize=4)  # one for all slices of a series, and for all series: it holds nothing
+def _no_padding(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    nothing = np.zeros(shape, np.bool_)
+    nothing.flags.writeable = False
+    return nothing
 
 
 def hash_pixels(pixels: npt.NDArray[Any]) -> str:

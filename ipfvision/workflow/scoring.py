@@ -1,6 +1,6 @@
 """Readings against what was annotated on their slices: the numbers for the page, the JSON and the reports."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +75,24 @@ def score_result(scored: Scored) -> dict[str, Any]:
     }
 
 
+def scored_entry(card: ModelCard, reading: Reading, given: Sequence[OnSlice] | None, target: str = "ipf") -> dict[str, Any]:
+    """One slice of `scored_result`: what a long series is written from, reading by reading.
+
+    Parameters
+    ----------
+    given
+        The slice's annotations, as in `score`.
+    """
+    (entry,) = result(card, [reading], target)["slices"]
+    return {**entry, **score_result(score(reading, given, target)), "annotations": [_said(one) for one in given or ()]}
+
+
 def scored_result(
     card: ModelCard,
-    readings: Sequence[Reading],
-    annotations: Sequence[Sequence[OnSlice] | None],
+    readings: Iterable[Reading],
+    annotations: Iterable[Sequence[OnSlice] | None],
     target: str = "ipf",
     refusals: Iterable[Refusal] = (),
-    more: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The JSON of `ipfvision.workflow.reading.result`, with every slice's scores.
 
@@ -89,19 +100,12 @@ def scored_result(
     ----------
     annotations
         Of each reading, as in `score`.
-    more
-        For each reading, what else belongs to its slice: trust checks.
     """
-    document = result(card, readings, target, refusals)
-    slices: list[dict[str, Any]] = document["slices"]
-    for index, entry in enumerate(slices):
-        if index >= len(readings):  # a file that was refused
-            entry.update(score_result(Scored(None, None, None)), annotations=[])
-            continue
-        given = annotations[index]
-        entry.update(score_result(score(readings[index], given, target)), annotations=[_said(one) for one in given or ()])
-        if more:
-            entry.update(more[index])
+    entries = [scored_entry(card, reading, given, target) for reading, given in zip(readings, annotations, strict=True)]
+    document = result(card, (), target, refusals)
+    for refused in document["slices"]:
+        refused.update(score_result(Scored(None, None, None)), annotations=[])
+    document["slices"][:0] = entries
     return document
 
 
