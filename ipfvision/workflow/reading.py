@@ -23,7 +23,7 @@ from ipfvision.images import write_png
 from ipfvision.nn.series import ahead
 from ipfvision.nn.turns import Turns
 from ipfvision.workflow.gating import note, refusal
-from ipfvision.workflow.intake import Refusal
+from ipfvision.workflow.uploads import Refusal
 
 if TYPE_CHECKING:
     from ipfvision.nn.network import Model
