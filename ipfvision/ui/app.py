@@ -1,11 +1,12 @@
 """The frame around every page: configuration, looks, and the sentence that is always there."""
 
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
-from ipfvision.ui import markup, page_read, session
+from ipfvision.ui import markup, page_read, page_study, session
 from ipfvision.ui.slot import Slot
 
 STYLE = Path(__file__).with_name("style.css")
@@ -28,4 +29,8 @@ def draw() -> None:
     st.html(STYLE)
     banner = Slot()
     banner.html(markup.banner(session.current().card))
-    page_read.draw(banner)
+    pages = (
+        st.Page(partial(page_read.draw, banner), title="Read", url_path="read", default=True),
+        st.Page(partial(page_study.draw, banner), title="Study", url_path="study"),
+    )
+    st.navigation(pages).run()

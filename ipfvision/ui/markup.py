@@ -164,6 +164,11 @@ def now_open(title: str, slices: int, refused: int, expected: str | None = None)
     return f'<div class="ipf-now"><b>{escape(title)}</b>{notes}</div>'
 
 
+def now_reading(name: str, how: str) -> str:
+    """Who reads, for the side bar."""
+    return f'<div class="ipf-now">Reader: <b>{escape(name)}</b><small>{escape(how)}</small></div>'
+
+
 def facts(rows: Mapping[str, str]) -> str:
     """Names and values."""
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows.items())

@@ -216,7 +216,9 @@ export class Chrome {
     const draws = DRAWING_TOOLS.has(state.tool),
       brushes = state.tool === "brush" || state.tool === "eraser";
     mark(this.options, "data-draws", draws);
-    this.mapOptions.hidden = draws || Boolean(viewer.data.blinded);
+    const blinded = Boolean(viewer.data.blinded);
+    this.mapOptions.hidden = draws || blinded;
+    for (const [id, node] of this.layers) node.hidden = blinded && id !== "drawn" && id !== "measures";
     this.drawOptions.hidden = !draws;
     this.brush.node.hidden = !brushes;
     this.growth.hidden = state.tool !== "flood";
