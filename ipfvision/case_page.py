@@ -29,6 +29,7 @@ PANE_PIXELS = 512
 """About the longer side of a pane of the figure; larger slices keep their own size."""
 FIGURE_SIZE, PAGE_SIZE = 9.5, 8.0
 """Of the words beside a pane, in points."""
+WARNING_SIZE, MOST_WARNINGS = 7.0, 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,11 +265,14 @@ class _Sheet:
         middle = max(scores, parts) + 0.06
         self.rule(middle)
         foot = HEIGHT - 0.42
-        room = foot - 0.16 * min(len(page.warnings), 4) - (0.1 if page.warnings else 0)
+        warned = [f"\N{BULLET} {one}" for one in page.warnings[:MOST_WARNINGS]]
+        taken = sum(min(2, len(_wrap(_drawable(one), inner, WARNING_SIZE))) for one in warned)
+        room = foot - _line(WARNING_SIZE) * taken - (0.12 if warned else 0)
         self._facts(page.said, MARGIN, middle + 0.1, half, room)
         self._facts(page.facts, right, middle + 0.1, half, room)
-        for number, warning in enumerate(page.warnings[:4]):
-            self.lines(MARGIN, room + 0.06 + 0.16 * number, f"\N{BULLET} {warning}", inner, 1, size=7, color=ALERT)
+        y = room + 0.08
+        for warning in warned:
+            y = self.lines(MARGIN, y, warning, inner, 2, size=WARNING_SIZE, color=ALERT)
         self.rule(foot + 0.02)
         self.lines(MARGIN, foot + 0.07, page.banner, inner, 1, size=7, color=QUIET)
 
@@ -303,7 +307,7 @@ class _Sheet:
         """A picture with its title above, and its colors or legend below."""
         left, top, width, height = box
         rows, columns = pane.image.shape[:2]
-        self.text(left, top - _line(size) - 0.02, pane.title, size=size, weight="bold")
+        self.lines(left, top - _line(size) - 0.02, pane.title, width, 1, size=size, weight="bold")
         axes = self.axes(box)
         axes.imshow(pane.image, extent=(0, columns, rows, 0), aspect="auto", interpolation="nearest" if nearest else "none")
         axes.set_xlim(0, columns)

@@ -59,7 +59,7 @@ class Group:
 
 
 def write_report(originals: Sequence[Original], groups: Sequence[Group], maker: Maker, series_number: int) -> Written:
-    """Write a Comprehensive SR, by TID 1500, in the study of the slices; complete but not verified.
+    """Write a Comprehensive SR, by TID 1500, in the study of the slices; complete but not verified. It lists the slices meant.
 
     Raises
     ------
@@ -68,13 +68,14 @@ def write_report(originals: Sequence[Original], groups: Sequence[Group], maker: 
     """
     with quiet():
         others = {id(one): one for group in groups for one in _others(group)}
+        meant = [originals[index] for index in sorted({group.original for group in groups})]
         made = sr.ComprehensiveSR(
-            evidence=[*(one.reference for one in originals), *(one.reference for one in others.values())],
+            evidence=[*(one.reference for one in meant), *(one.reference for one in others.values())],
             content=sr.MeasurementReport(
                 observation_context=_observers(maker),
                 procedure_reported=CT,
                 imaging_measurements=[_group(group, originals, maker) for group in groups],
-                referenced_images=[_listed(one) for one in originals],
+                referenced_images=[_listed(one) for one in meant],
             )[0],
             series_instance_uid=generate_uid(),
             series_number=series_number,

@@ -36,7 +36,7 @@ from ipfvision.core.slice import Scale as PixelScale
 from ipfvision.core.window import Window
 from ipfvision.images import write_png as write_image
 from ipfvision.workflow.reading import Reading, full_scale, picture
-from ipfvision.workflow.sending import PROGRAM, SentCase, SentSlice, map_region, map_words
+from ipfvision.workflow.sent_case import PROGRAM, SentCase, SentSlice, map_region, map_words
 
 RESEARCH = "Research use only. Not a medical device, not a diagnosis."
 BANNER = f"{RESEARCH} It tells IPF from normal lung, and nothing else."
@@ -327,7 +327,7 @@ def _scan_rows(scan: Slice) -> list[tuple[str, str]]:
     rows = [("Pixels, SHA-256", scan.source.pixel_sha256)]
     if scan.spacing is not None:
         spacing = f"{scan.spacing.row_mm:.3f} \N{MULTIPLICATION SIGN} {scan.spacing.column_mm:.3f} mm"
-        thickness = "" if scan.thickness_mm is None else f", {scan.thickness_mm:g} mm thick"
+        thickness = "" if scan.thickness_mm is None else f", {scan.thickness_mm:.3g} mm thick"
         rows.append(("Pixel size", spacing + thickness))
     if scan.source.sop_instance_uid is not None:
         frame = "" if scan.source.frame is None else f", frame {scan.source.frame}"

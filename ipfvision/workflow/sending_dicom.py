@@ -21,7 +21,7 @@ from ipfvision.dicom.structured_report import Answer, Group, Number, write_repor
 from ipfvision.errors import InputRefused
 from ipfvision.synthetic.case import READER as SYNTHETIC
 from ipfvision.workflow.reading import full_scale
-from ipfvision.workflow.sending import PROGRAM, Sent, SentCase, SentSlice, map_region, map_words
+from ipfvision.workflow.sent_case import PROGRAM, Sent, SentCase, SentSlice, map_region, map_words
 from ipfvision.workflow.uploads import Progress, Refusal, Upload, gather, is_junk
 
 Mask = npt.NDArray[np.bool_]
@@ -29,6 +29,10 @@ MOST_RATIO = 1100
 """Of a .zip with the scan's files, as for annotations: only a slice's own file is decoded."""
 FIRST_SERIES_NUMBER = 9001
 """Far from those that scanners give."""
+MOST_MAPPED = 100
+"""Slices in one Parametric Map: 100 MB of 512 x 512 floats."""
+MOST_REPORTED = 40
+"""Slices of which a report speaks: each takes some fifty content items, and nobody reads more."""
 _RESEARCH = "Research use only, not for diagnosis."
 
 
@@ -169,8 +173,9 @@ class _Sender:
         picture = write_picture(self._originals[key], self._picture, self._maker, self._next())
         self._keep("picture", picture)
         groups: list[Group] = []
-        for index, one in enumerate(case.slices):
-            seen = [made for made in (heatmap if self._has_map(index) else None, picture if index == key else None) if made]
+        for index in self._weightiest(MOST_REPORTED, "The report speaks"):
+            one = case.slices[index]
+            seen = [made for made in (heatmap.get(index), picture if index == key else None) if made is not None]
             groups.append(self._answer(index, one, tuple(seen)))
             if drawn is not None:
                 groups += [
@@ -232,9 +237,6 @@ class _Sender:
     def _explanation(self, index: int) -> Explanation | None:
         return self._case.slices[index].reading.explanations.get(self._case.target)
 
-    def _has_map(self, index: int) -> bool:
-        return self._explanation(index) is not None
-
     def _region(self) -> Written | None:
         explanations = [self._explanation(index) for index in range(len(self._originals))]
         lit = [one for one in explanations if one is not None and one.peak > 0]
@@ -259,11 +261,20 @@ class _Sender:
         self._keep("seg_map", made)
         return made
 
-    def _map(self) -> Written | None:
-        mapped = [(index, one) for index in range(len(self._originals)) if (one := self._explanation(index)) is not None]
+    def _weightiest(self, most: int, what: str) -> list[int]:
+        """Indices of at most so many slices, in their order."""
+        ranked = self._case.ranked()
+        if len(ranked) > most:
+            self._notes.append(f"{what} of {most} of {len(ranked)} slices: those drawn on, then the most IPF-like.")
+        return sorted(ranked[:most])
+
+    def _map(self) -> dict[int, Written]:
+        """The parametric map, for each slice that it holds."""
+        chosen = self._weightiest(MOST_MAPPED, "The map is")
+        mapped = [(index, one) for index in chosen if (one := self._explanation(index)) is not None]
         if not mapped:
             self._notes.append("No slice has a map: the answer was refused on each.")
-            return None
+            return {}
         first = mapped[0][1]
         unit = "in logits" if first.unit == "logits" else "without a unit"
         try:
@@ -278,9 +289,9 @@ class _Sender:
             )
         except InputRefused as error:
             self._left_out("The map", error)
-            return None
+            return {}
         self._keep("map", made)
-        return made
+        return {index: made for index, _ in mapped}
 
     def _parameters(self, explanation: Explanation) -> dict[str, str]:
         return {"method": explanation.method, "target": explanation.target, "layer": explanation.layer, "threshold": str(HALF)}
