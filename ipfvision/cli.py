@@ -1,4 +1,4 @@
-"""The command line: read scans, score a collection, make the sample scans, train, ship, evaluate, start the page.
+"""The command line: read scans, score a collection, keep studies, make the sample scans, train, ship, evaluate, start the page.
 
 Exit codes of `read`: 0 if at least one slice was read, 2 if none was, with the reasons on standard error.
 """
@@ -144,9 +144,30 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv, or with a folder per class")
     evaluate.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the report, the figures, the tables")
 
+    _add_studies(commands.add_parser("studies", help="list, begin, export and import studies of several readers"))
+
     serve = commands.add_parser("serve", help="start the page")
     serve.add_argument("--port", type=int, default=8501)
     return parser
+
+
+def _add_studies(parser: argparse.ArgumentParser) -> None:
+    """What can be done with studies here; they are read on the page."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="every study, with each member's progress")
+    create = actions.add_parser("create", help="begin a study; each series, and each PNG or JPEG, becomes a case")
+    create.add_argument("title", metavar="TITLE", help="shown to all readers; name no patient in it")
+    create.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
+    create.add_argument("--coordinator", required=True, metavar="NAME", help="who sees all reviews and exports them")
+    create.add_argument("--mode", choices=["blinded", "open"], default="blinded", help="blinded: own opinion first")
+    create.add_argument("--seed", type=int, help="of the readers' orders; drawn without it")
+    create.add_argument("--stacked-pictures", action="store_true", help="PNG and JPEG files of one folder are one case")
+    export = actions.add_parser("export", help="write a whole study as one .zip, without its scans")
+    export.add_argument("study", metavar="STUDY", help="its identifier, as list shows it")
+    export.add_argument("--by", required=True, metavar="NAME", help="a coordinator of the study")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    take_in = actions.add_parser("import", help="take in a study that was exported elsewhere")
+    take_in.add_argument("file", type=Path, metavar="FILE")
 
 
 def _add_labelled_options(parser: argparse.ArgumentParser, epochs: str) -> None:
@@ -356,6 +377,40 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _studies(arguments: argparse.Namespace) -> int:
+    from ipfvision.core.review import Mode
+    from ipfvision.whole_file import write_whole
+    from ipfvision.workflow.intake import take_in_paths
+    from ipfvision.workflow.studies import Studies, split_pictures
+    from ipfvision.workflow.study_archive import read_study, write_study
+
+    with Studies.open() as studies:
+        if arguments.action == "list":
+            for study in studies.all():
+                sys.stdout.write(f"{study.id}  {study.mode:<8}{study.created:%Y-%m-%d}  {study.title}\n")
+                for name, (done, total) in studies.progress(study.id).items():
+                    sys.stdout.write(f"  {done}/{total}  {name}\n")
+        elif arguments.action == "create":
+            intake = take_in_paths(arguments.scans, progress=_Progress("opening"))
+            for refusal in intake.refusals:
+                _say(f"{refusal.file}: {refusal.reason}")
+            if not intake.series:
+                _say("No scan could be read, so no study was begun.")
+                return 2
+            scans = intake.series if arguments.stacked_pictures else split_pictures(intake.series)
+            study = studies.create(arguments.title, arguments.coordinator, Mode(arguments.mode), arguments.seed)
+            added = studies.add_cases(study.id, arguments.coordinator, scans)
+            again = f"; {added.known} scans given more than once" if added.known else ""
+            _say(f"Cases: {len(added.cases)}{again}. The scans are not kept: readers give them again on the page.")
+            sys.stdout.write(study.id + "\n")
+        elif arguments.action == "export":
+            write_whole(arguments.out, write_study(studies, arguments.study, arguments.by))
+        else:
+            study = read_study(studies, arguments.file.read_bytes())
+            sys.stdout.write(study.id + "\n")
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     app = Path(__file__).parents[1] / "streamlit_app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(app), "--server.port", str(arguments.port)]
@@ -370,6 +425,7 @@ COMMANDS = {
     "crossvalidate": _crossvalidate,
     "evaluate": _evaluate,
     "ship": _ship,
+    "studies": _studies,
     "serve": _serve,
 }
 

@@ -63,7 +63,7 @@ def said(diagnosis: Diagnosis = Diagnosis.UIP, confidence: int = 4) -> Draft:
 
 
 def read_whole(studies: Studies, study: str, case: str, reader: str, diagnosis: Diagnosis = Diagnosis.UIP) -> Review:
-    """One case from the work list to the end."""
+    """One case, of slices of `SHAPE`, from the work list to the end."""
     begun = studies.open_case(study, case, reader)
     assert isinstance(begun, BlindReview)
     locked = studies.lock(begun.id, reader, begun.revision, said(diagnosis), MODEL)

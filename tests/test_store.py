@@ -111,6 +111,15 @@ def test_the_tables_that_migrations_make_are_those_that_queries_expect(studies: 
         assert made.get_pk_constraint(name)["constrained_columns"] == [column.name for column in table.primary_key.columns]
 
 
+def test_sqlite_writes_through_to_the_disk_before_it_acknowledges(tmp_path: Path) -> None:
+    with Studies.open(f"sqlite:///{tmp_path / 'reviews.sqlite'}") as studies:
+        with studies._store._database._engine.connect() as connection:
+            told = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+            assert told == ["wal", 2]  # 2 is FULL
+            assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert studies.all() == ()
+
+
 @pytest.mark.parametrize(("kind", "times"), [("sqlite", 200), ("postgresql", 30)])
 def test_a_writer_that_is_killed_at_any_moment_loses_nothing_acknowledged(
     kind: str, times: int, tmp_path: Path, request: pytest.FixtureRequest

@@ -21,6 +21,7 @@ from ipfvision.core.review import (
     Case,
     Diagnosis,
     Draft,
+    Drawn,
     MachineAnswer,
     MapVerdict,
     Mode,
@@ -30,14 +31,14 @@ from ipfvision.core.review import (
     Role,
     Stage,
 )
-from ipfvision.core.slice import Series
+from ipfvision.core.slice import Scale, Series
 from ipfvision.errors import ReviewChanged, ReviewRefused
 from ipfvision.store import Store, parse_address
 from ipfvision.workflow.intake import take_in
-from ipfvision.workflow.studies import LONGEST_PAUSE_SECONDS, Studies, find_scans
+from ipfvision.workflow.studies import LONGEST_PAUSE_SECONDS, Studies, find_scans, split_pictures
 from ipfvision.workflow.study_archive import write_study
 from ipfvision.workflow.uploads import Upload
-from tests.ct_files import change, dataset, scan, to_bytes
+from tests.ct_files import COLUMNS, ROWS, change, dataset, scan, to_bytes
 from tests.reviewing import MODEL, SHAPE, Clock, answer, box, read_whole, refusal, said, stack
 
 pytestmark = pytest.mark.xdist_group("postgresql")
@@ -150,6 +151,27 @@ def test_nothing_is_locked_or_finished_with_too_little_said(studies: Studies) ->
     for draft in (shown.draft, replace(shown.draft, verdict=MapVerdict.DISAGREES)):
         with pytest.raises(ReviewRefused, match="verdict"):
             studies.finish(begun.id, "Bob", shown.revision, draft)
+
+
+def test_a_drawing_or_map_of_another_size_is_refused_before_it_is_written(studies: Studies) -> None:
+    begun = _begin(studies, _study(studies))
+    other_size = Drawn.of(0, Finding.HONEYCOMBING, np.ones((ROWS + 1, COLUMNS), np.bool_))
+    for wrong in (other_size, replace(box(), slice_index=1)):
+        draft = replace(said(), drawings=(wrong,))
+        with pytest.raises(ValueError, match="a slice of its case"):
+            studies.autosave(begun.id, "Bob", begun.revision, draft)
+        with pytest.raises(ValueError, match="a slice of its case"):
+            studies.lock(begun.id, "Bob", begun.revision, draft, MODEL)
+    studies.lock(begun.id, "Bob", begun.revision, said(), MODEL)
+    two_slices = replace(begun.case, slices=begun.case.slices * 2)
+    larger = replace(begun.case, slices=(replace(begun.case.slices[0], shape=(ROWS, COLUMNS + 1)),))
+    for case, sentence in ((two_slices, "slices of its case"), (larger, "size of its slice")):
+        with pytest.raises(ValueError, match=sentence):
+            studies.reveal(begun.id, "Bob", lambda _, case=case: answer(case))  # type: ignore[misc]
+    shown = studies.reveal(begun.id, "Bob", answer)
+    assert isinstance(shown, RevealedReview)
+    with pytest.raises(ValueError, match="a slice of its case"):
+        studies.finish(begun.id, "Bob", shown.revision, replace(said(), drawings=(other_size,), verdict=MapVerdict.AGREES))
 
 
 def test_a_case_without_a_map_needs_no_verdict(studies: Studies) -> None:
@@ -429,6 +451,18 @@ def test_scans_are_found_again_by_their_pixels_in_any_order_and_company(studies:
     found = find_scans(cases, [Series(tuple(given), "another.series")])
     assert set(found) == {cases[0].id, cases[2].id}
     assert [one.source.sop_instance_uid for one in found[cases[0].id].slices] == ["1.2.3.1", "1.2.3.2", "1.2.3.3"]
+
+
+def test_pictures_that_came_together_are_cases_of_their_own_and_slices_of_a_scan_are_not() -> None:
+    grey = np.zeros(SHAPE, np.float32)
+    pictures = Series(
+        tuple(
+            replace(one, scale=Scale.GREY, pixels=grey, source=replace(one.source, format="PNG")) for one in stack(1, 2).slices
+        )
+    )
+    found = split_pictures([pictures, stack(3, 4)])
+    assert [len(one.slices) for one in found] == [1, 1, 2]
+    assert found[2].series_instance_uid == "1.2.3"
 
 
 def test_the_next_case_is_one_whose_scan_is_at_hand(studies: Studies) -> None:

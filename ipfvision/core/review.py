@@ -338,7 +338,7 @@ class BlindReview:
     """Once it is locked."""
 
     def __post_init__(self) -> None:
-        _check_fit(self.case, self.draft.drawings)
+        check_drawings(self.case, self.draft.drawings)
 
     @property
     def stage(self) -> Stage:
@@ -364,7 +364,8 @@ class RevealedReview:
     """The review that this one will correct."""
 
     def __post_init__(self) -> None:
-        _check_fit(self.case, self.draft.drawings)
+        check_drawings(self.case, self.draft.drawings)
+        check_answer(self.case, self.answer)
 
     @property
     def stage(self) -> Stage:
@@ -395,7 +396,8 @@ class Review:
     supersedes: str | None = None
 
     def __post_init__(self) -> None:
-        _check_fit(self.case, (*self.revised.drawings, *(() if self.first is None else self.first.drawings)))
+        check_answer(self.case, self.answer)
+        check_drawings(self.case, (*self.revised.drawings, *(() if self.first is None else self.first.drawings)))
 
     @property
     def model_changed(self) -> bool:
@@ -411,6 +413,22 @@ class WorkItem:
     stage: Stage
 
 
+def check_drawings(case: Case, drawings: Sequence[Drawn]) -> None:
+    """Raise ValueError unless every drawing lies on a slice of the case and has its size."""
+    for one in drawings:
+        if one.slice_index >= len(case.slices) or one.shape != case.slices[one.slice_index].shape:
+            raise ValueError("a drawing lies on a slice of its case, and has its size")
+
+
+def check_answer(case: Case, answer: MachineAnswer) -> None:
+    """Raise ValueError unless every map is of a slice of the case and has its size."""
+    for one in answer.slices:
+        if one.slice_index >= len(case.slices):
+            raise ValueError("an answer is of slices of its case")
+        if one.explanation is not None and one.explanation.crop.slice_shape != case.slices[one.slice_index].shape:
+            raise ValueError("a map has the size of its slice")
+
+
 def union(
     drawings: Sequence[Drawn], slice_index: int, findings: Iterable[Finding] = tuple(Finding)
 ) -> npt.NDArray[np.bool_] | None:
@@ -423,12 +441,6 @@ def union(
 def _check_drawings(drawings: Sequence[Drawn]) -> None:
     if len({(one.slice_index, one.finding) for one in drawings}) < len(drawings):
         raise ValueError("there is one drawing for each slice and finding")
-
-
-def _check_fit(case: Case, drawings: Sequence[Drawn]) -> None:
-    for one in drawings:
-        if one.slice_index >= len(case.slices) or one.shape != case.slices[one.slice_index].shape:
-            raise ValueError("a drawing lies on a slice of its case, and has its size")
 
 
 def _check_text(text: str) -> None:

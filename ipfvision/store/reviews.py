@@ -179,6 +179,14 @@ class Store:
         with self._database.reading() as connection:
             return tuple(sorted(_cases(connection, study_id).values(), key=lambda case: case.number))
 
+    def case(self, study_id: str, case_id: str) -> Case:
+        """Raises ReviewRefused if there is none."""
+        with self._database.reading() as connection:
+            found = _cases(connection, study_id, case_id)
+        if case_id not in found:
+            raise ReviewRefused(NO_CASE)
+        return found[case_id]
+
     # Reviews
 
     def stages(self, study_id: str) -> dict[tuple[str, str], Stage]:

@@ -42,9 +42,11 @@ from ipfvision.core.review import (
     Stage,
     Study,
     WorkItem,
+    check_answer,
+    check_drawings,
     union,
 )
-from ipfvision.core.slice import Series, Slice
+from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.errors import ReviewRefused
 from ipfvision.store import AnyReview, Held, Kept, NewCase, Store, address, parse_address, reader_key
 
@@ -85,6 +87,7 @@ class Studies:
         self._touched: dict[str, float] = {}
         """By review: when its reader was last heard of, by the stopwatch."""
         self._turn = threading.Lock()
+        self._cases: dict[str, Case] = {}
 
     @classmethod
     def open(cls, url: str | None = None) -> Self:
@@ -199,8 +202,11 @@ class Studies:
         ------
         ReviewChanged
             If another tab has saved since `revision`.
+        ValueError
+            If a drawing is not of a slice of the case: here, in `lock` and in `finish`.
         """
         held = self._held(review_id, reader)
+        check_drawings(self._case(held), draft.drawings)
         if held.stage is Stage.LOCKED:
             raise ReviewRefused("Your opinion is locked; it can be revised when the machine's answer is shown.")
         return self._store.save(review_id, revision, draft, self._seconds(review_id, held), self._clock())
@@ -223,6 +229,7 @@ class Studies:
         held, opinion = self._held(review_id, reader), draft.opinion()
         if opinion is None:
             raise ReviewRefused(INCOMPLETE)
+        check_drawings(self._case(held), draft.drawings)
         seconds = self._seconds(review_id, held)
         return self._store.lock(review_id, revision, draft, opinion, model_sha256, seconds, self._clock())
 
@@ -241,6 +248,7 @@ class Studies:
         if not isinstance(found, BlindReview):
             return found
         answer = compute(found.case)  # the reader waits: this is not reading time
+        check_answer(found.case, answer)
         seconds = held.seconds if held.stage is Stage.LOCKED else self._seconds(review_id, held)
         self._touch(review_id)
         return self._store.reveal(review_id, answer, seconds, self._clock())
@@ -267,6 +275,7 @@ class Studies:
             raise ReviewRefused(
                 "Your verdict on the map is needed, and the reason if it does not agree; please choose both before you finish."
             )
+        check_drawings(found.case, draft.drawings)
         agreement = map_agreement(found.answer, opinion.drawings)
         seconds = self._seconds(review_id, held)
         done = self._store.finish(review_id, revision, opinion, judgment, agreement, seconds, self._clock())
@@ -321,6 +330,13 @@ class Studies:
             raise ReviewRefused(NOT_YOURS)
         return held
 
+    def _case(self, held: Held) -> Case:
+        """Cases never change: each is asked for once."""
+        found = self._cases.get(held.case_id)
+        if found is None:
+            found = self._cases[held.case_id] = self._store.case(held.study_id, held.case_id)
+        return found
+
     def _touch(self, review_id: str) -> float:
         """Seconds since the reader was last heard of, no more than a pause; 0 if never in this run of the program."""
         now = self._stopwatch()
@@ -344,6 +360,16 @@ def new_case(series: Series) -> NewCase:
         series.series_instance_uid,
         first.study_instance_uid,
     )
+
+
+def split_pictures(series: Iterable[Series]) -> tuple[Series, ...]:
+    """PNG and JPEG files that came together, each by itself, as one of each of several patients; any other series as it is."""
+    found: list[Series] = []
+    for one in series:
+        first = one.slices[0]
+        apart = first.scale is Scale.GREY and first.source.format != "DICOM"
+        found += [Series((scan,)) for scan in one.slices] if apart else [one]
+    return tuple(found)
 
 
 def find_scans(cases: Iterable[Case], series: Iterable[Series]) -> dict[str, Series]:
