@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ipfvision.ui import markup, page_read, page_study, session
+from ipfvision.ui import markup, page_read, page_reviews, page_study, session
 from ipfvision.ui.slot import Slot
 
 STYLE = Path(__file__).with_name("style.css")
@@ -32,5 +32,6 @@ def draw() -> None:
     pages = (
         st.Page(partial(page_read.draw, banner), title="Read", url_path="read", default=True),
         st.Page(partial(page_study.draw, banner), title="Study", url_path="study"),
+        st.Page(partial(page_reviews.draw, banner), title="Reviews", url_path="reviews"),
     )
     st.navigation(pages).run()

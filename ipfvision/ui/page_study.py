@@ -54,7 +54,7 @@ def draw(banner: Slot) -> None:
             st.title("ipfvision", anchor=False)
     try:
         studies = session.studies()
-        if not _reader(here):
+        if not ask_reader(here):
             return
         if here.study_id is None:
             _choose_study(here, studies)
@@ -81,7 +81,7 @@ def _html(body: str) -> None:
 # Who, and which study
 
 
-def _reader(here: StudyDesk) -> bool:
+def ask_reader(here: StudyDesk) -> bool:
     """Whether it is known who reads; asks if not."""
     signs_in, name = session.signed_in()
     if signs_in:
@@ -106,7 +106,7 @@ def _reader(here: StudyDesk) -> bool:
     return False
 
 
-def _who(here: StudyDesk) -> None:
+def show_reader(here: StudyDesk) -> None:
     """In the side bar: who reads."""
     signs_in, _ = session.signed_in()
     st.html(markup.now_reading(here.reader, "signed in" if signs_in else "A name, not a login"))
@@ -123,7 +123,7 @@ def _forget_reader(here: StudyDesk) -> None:
 
 def _choose_study(here: StudyDesk, studies: Studies) -> None:
     with st.sidebar:
-        _who(here)
+        show_reader(here)
     with st.container(key="study-start"):
         every = studies.all()
         if every:
@@ -187,8 +187,8 @@ def _work_list(here: StudyDesk, studies: Studies, banner: Slot) -> None:
     cases = [one.case for one in items]
     role = _role(studies, study, here.reader)
     with st.sidebar:
-        _who(here)
-        _drop_scans(here)
+        show_reader(here)
+        drop_scans(here)
         st.button(
             "All studies", key="leave-study", on_click=_leave, args=(here,), icon=":material/arrow_back:", width="stretch"
         )
@@ -221,7 +221,8 @@ def _leave(here: StudyDesk) -> None:
     here.study_id, here.news, here.refusals = None, "", ()
 
 
-def _drop_scans(here: StudyDesk) -> None:
+def drop_scans(here: StudyDesk) -> None:
+    """A place to drop scans; they are kept for as long as the tab is there."""
     files = st.file_uploader(
         "Scans of this study",
         accept_multiple_files=True,

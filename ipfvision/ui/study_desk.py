@@ -32,6 +32,7 @@ from ipfvision.ui.session import Drawing, Opened, Seen, Session
 from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reader_agreement import Counted
 from ipfvision.workflow.reading import Reading
+from ipfvision.workflow.sent_case import Sent
 from ipfvision.workflow.studies import Studies, find_scans, new_case
 from ipfvision.workflow.study_reading import METHOD, as_shown
 from ipfvision.workflow.uploads import Progress, Refusal, Upload
@@ -66,6 +67,12 @@ class StudyDesk:
     """How often files were taken in: part of the uploader's key."""
     counted: tuple[object, Counted] | None = None
     """The last figures, and what they are of."""
+    sent: Sent | None = None
+    """Files that were made of a review, until others are."""
+    sent_of: str = ""
+    """That review."""
+    sent_count: int = 0
+    """How often files were made: part of the uploader's key."""
     _turn: threading.RLock = field(default_factory=threading.RLock)
 
     # Scans
