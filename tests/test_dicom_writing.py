@@ -1,6 +1,7 @@
 """What is written lies on the pixels that it was made of, for every orientation; other programs than this one see it there."""
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,8 @@ import gdcm
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -17,7 +20,7 @@ from pydicom.sr.codedict import codes
 from ipfvision import dicom
 from ipfvision.core.annotation import Annotation, Finding
 from ipfvision.core.placement import place
-from ipfvision.core.slice import Plane, Series, Slice
+from ipfvision.core.slice import PixelSpacing, Plane, Series, Slice
 from ipfvision.dicom import codes as own_codes
 from ipfvision.dicom import originals as module
 from ipfvision.dicom.attributes import quiet
@@ -488,3 +491,40 @@ def test_a_slice_without_a_place_still_gets_a_report_and_a_picture(missing: str,
     }
     paths = written_to(tmp_path, {f"{kind}.dcm": one.content for kind, one in made.items()})
     assert {path.name: problems(path) for path in paths} == {path.name: [] for path in paths}
+
+
+def test_slices_that_are_not_parallel_or_at_one_place_are_refused() -> None:
+    _, (first, second, third) = slices(PLANES["axial"])
+    areas = [Area(Finding.OTHER, "other", tuple(masks(2)))]
+    tilted = Plane((0.0, 0.0, 9.0), (1.0, 0.0, 0.0), (0.0, COS, -SIN))
+    with pytest.raises(InputRefused, match="not parallel"):
+        write_drawn([first, replace(second, scan=replace(second.scan, plane=tilted))], areas, MAKER, 1)
+    with pytest.raises(InputRefused, match="not of one pixel size"):
+        write_drawn([first, replace(second, scan=replace(second.scan, spacing=PixelSpacing(0.7, 0.7)))], areas, MAKER, 1)
+    with pytest.raises(InputRefused, match="at one place"):
+        write_map(
+            [third, replace(second, scan=replace(second.scan, plane=third.plane))],
+            maps(2),
+            MAKER,
+            1,
+            method="gradcam",
+            explanation="x",
+            full_scale=1,
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_damaged_file_gives_an_original_or_a_sentence(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    whole = dataset(SpecificCharacterSet="ISO_IR 100", LossyImageCompression="01", LossyImageCompressionRatio="8.5", **PATIENT)
+    content = bytearray(to_bytes(whole))
+    (seen,) = dicom.read(bytes(content), "a")
+    header = len(content) - 2 * ROWS * COLUMNS
+    for at in draw.integers(132, header, int(draw.integers(1, 6))):
+        content[at] = int(draw.integers(0, 256))
+    with suppress(InputRefused):  # nothing else
+        found = find_originals(bytes(content), [seen])
+        if 0 in found:
+            write_drawn([found[0]], [Area(Finding.OTHER, "other", tuple(masks(1)))], MAKER, 1)
+            write_picture(found[0], np.zeros((3, 3, 3), np.uint8), MAKER, 2)

@@ -239,7 +239,7 @@ def test_without_the_scan_s_files_nothing_is_sent(case: SentCase, files: list[Up
         case_dicom(case, files[:1], case_picture(case))
     changed = dcmread(BytesIO(files[1].content))
     changed.PixelData = bytes(len(changed.PixelData))
-    with pytest.raises(InputRefused, match=r"1 of 2 slices.*other pixels"):
+    with pytest.raises(InputRefused, match="other pixels"):
         case_dicom(case, [files[0], Upload("x", to_bytes(changed))], case_picture(case))
 
 

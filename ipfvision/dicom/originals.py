@@ -153,12 +153,16 @@ def _sop_instance_uid(content: bytes) -> str | None:
 def _original(dataset: Dataset, scan: Slice) -> Original:
     attributes = Attributes(dataset)
     study, series = attributes.uid(0x0020000D), attributes.uid(0x0020000E)
-    sop_class, instance = attributes.uid(0x00080016), attributes.uid(_AFTER_UID)
-    if study is None or series is None or sop_class is None or instance is None:
+    instance = attributes.uid(_AFTER_UID)
+    if study is None or series is None or instance is None:
         raise InputRefused(
-            "The file of this slice does not name its study and series (Study Instance UID (0020,000D), Series Instance UID "
-            "(0020,000E), SOP Class UID (0008,0016)), so nothing can be added to them; please export the CT again."
+            "The file of this slice does not name its study or series (Study Instance UID (0020,000D), Series Instance UID "
+            "(0020,000E)), so nothing can be added to them; please export the CT again."
         )
+    # Some exports keep the class in the meta information only (0002,0002), and some nowhere; it was read as CT.
+    meta = getattr(dataset, "file_meta", None)
+    named = None if meta is None else Attributes(meta).uid(0x00020002)
+    sop_class = attributes.uid(0x00080016) or named or CTImageStorage
     reference = Dataset()
     reference.SOPClassUID = CTImageStorage
     reference.SOPInstanceUID = instance if scan.source.frame is None else generate_uid()
@@ -188,9 +192,10 @@ def _original(dataset: Dataset, scan: Slice) -> Original:
         reference.PositionReferenceIndicator = attributes.text(0x00201040) or ""
     if attributes.text(0x00282110) == "01":
         reference.LossyImageCompression = "01"
-        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if keyword in dataset:
-                setattr(reference, keyword, dataset[keyword].value)
+        if ratios := attributes.numbers(0x00282112):
+            reference.LossyImageCompressionRatio = [DSfloat(ratio, auto_format=True) for ratio in ratios]
+        if methods := attributes.words(0x00282114):
+            reference.LossyImageCompressionMethod = list(methods)
     character_set = attributes.words(0x00080005)
     return Original(
         scan=scan,

@@ -15,9 +15,12 @@ from ipfvision.core.annotation import Finding
 from ipfvision.dicom.attributes import quiet
 from ipfvision.dicom.codes import ABNORMAL, ARTIFICIAL_INTELLIGENCE, FINDINGS, LUNG, SPATIAL, map_quantity
 from ipfvision.dicom.originals import Maker, Original, Written, equipment, frame_numbers, person_name, written
+from ipfvision.errors import InputRefused
 
 Mask = npt.NDArray[np.bool_]
 LONGEST_LABEL = 64
+SAME_COSINE = 1e-4
+"""Largest difference between directions that count as one: 0.05 mm across a slice of 500 mm."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,9 +126,22 @@ def geometry(
     Raises
     ------
     InputRefused
-        If one of them does not say where it lies.
+        If one of them does not say where it lies, or they do not lie apart in one direction.
     """
     planes, spacings = [one.plane for one in originals], [one.spacing for one in originals]
+    # One orientation and one spacing describe all frames here, so they must be those of each.
+    sides = np.array([(*plane.row, *plane.column) for plane in planes])
+    sizes = np.array([(spacing.row_mm, spacing.column_mm) for spacing in spacings])
+    if np.abs(sides - sides[0]).max() > SAME_COSINE or np.abs(sizes / sizes[0] - 1).max() > SAME_COSINE:
+        raise InputRefused(
+            "The slices are not parallel or not of one pixel size (Image Orientation (Patient) (0020,0037), Pixel Spacing "
+            "(0028,0030)), so no mask or map can be laid on all of them; please send them in parts."
+        )
+    if len({tuple(np.round(plane.position, 3)) for plane in planes}) < len(planes):
+        raise InputRefused(
+            "Two of the slices lie at one place (Image Position (Patient) (0020,0032)), so it would not be known on which of "
+            "them a mask or map lies; please send one of them."
+        )
     return (
         hd.PixelMeasuresSequence((spacings[0].row_mm, spacings[0].column_mm), originals[0].scan.thickness_mm),
         hd.PlaneOrientationSequence("PATIENT", (*planes[0].row, *planes[0].column)),

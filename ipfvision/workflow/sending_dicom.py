@@ -57,11 +57,11 @@ def case_dicom(
     _check_one_series(scans)
     found, refusals = _find(scans, originals, progress)
     if missing := len(scans) - len(found):
-        reason = f" {refusals[0].reason}" if refusals else ""
+        if refusals:
+            raise InputRefused(refusals[0].reason)
         raise InputRefused(
             f"The DICOM files of {missing} of {len(scans)} slices of this case were not given: what is sent carries the "
             "patient and study of the scan, which this program does not keep; please give the files of the scan again."
-            f"{reason}"
         )
     return _Sender(case, [found[index] for index in range(len(scans))], picture, refusals).send()
 
