@@ -466,7 +466,8 @@ def test_a_picture_of_pixels_that_name_somebody_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "written"), [("Jane Doe", "Jane Doe^"), ("a^b=c\\d\n", "a b c d^"), ("x" * 99, "x" * 63 + "^")]
+    ("typed", "written"),
+    [("Jane Doe", "Jane Doe^"), ("a^b=c\\d\n", "a b c d^"), ("x" * 99, "x" * 63 + "^"), ("Ž" * 99, "Ž" * 31 + "^")],
 )
 def test_a_typed_name_is_one_component(typed: str, written: str) -> None:
     assert person_name(typed) == written

@@ -473,3 +473,20 @@ def test_the_json_is_the_result_with_the_review(case: SentCase) -> None:
     assert document["review"]["map"] == {"verdict": "partly", "reasons": ["vessel", "other"], "text": "lights the heart"}
     assert document["model"]["sha256"] == case.card.sha256
     assert document["slices"][0]["agreement"]["dice_at_half"] is not None
+
+
+def test_long_words_in_any_alphabet_reach_the_report_whole(case: SentCase, files: list[Upload], tmp_path: Path) -> None:
+    need_tools()
+    long = (HARD + "\\")[:10_000].ljust(10_000, "é")
+    told = replace(
+        case,
+        reader="Ž" * 200,
+        first=None,
+        revised=replace(OPINION, comment=long),
+        judgment=Judgment(MapVerdict.DISAGREES, tuple(Reason), long),
+    )
+    found = case_dicom(told, files, case_picture(case))
+    texts = [item.TextValue for item in items(by_kind(found)["report"]) if item.ValueType == "TEXT"]
+    assert texts.count(long) == 2
+    paths = written_to(tmp_path, found.files)
+    assert {path.name: problems(path) for path in paths} == {path.name: [] for path in paths}

@@ -232,7 +232,8 @@ def equipment(maker: Maker) -> dict[str, Any]:
 def person_name(reader: str) -> str:
     """A typed name as a Person Name of one component (PS3.5 6.2): without the characters that divide components."""
     plain = "".join(" " if character in "^=\\" or not character.isprintable() else character for character in reader)
-    return " ".join(plain.split())[:63] + "^"
+    # 64 characters are allowed, and some programs count bytes.
+    return " ".join(plain.split()).encode()[:63].decode(errors="ignore") + "^"
 
 
 def finish(made: Dataset, originals: Sequence[Original]) -> bytes:
