@@ -7,9 +7,9 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from ipfvision.ui import draw, routes
+from ipfvision.ui import draw, server
 
 if get_script_run_ctx(suppress_warning=True) is None:
-    app = st.App(__file__, routes=routes.routes(), middleware=[Middleware(routes.DrawAgain)], lifespan=routes.lifespan)
+    app = st.App(__file__, routes=server.routes(), middleware=[Middleware(server.DrawAgain)], lifespan=server.lifespan)
 else:
     draw()

@@ -13,7 +13,7 @@ from ipfvision.core.overlay import display_grey
 from ipfvision.core.slice import Plane, Scale, Series, Slice, Source
 from ipfvision.core.window import LUNG, Window
 from ipfvision.synthetic.thorax import draw_thorax
-from ipfvision.ui import draw, routes, session
+from ipfvision.ui import draw, server, session
 from ipfvision.ui.session import Opened
 
 SLICES = 300
@@ -80,6 +80,6 @@ def plain_page() -> None:
 PAGES = {"viewer": viewer_page, "plain": plain_page}
 
 if get_script_run_ctx(suppress_warning=True) is None:
-    app = st.App(__file__, routes=routes.routes(), lifespan=routes.lifespan)
+    app = st.App(__file__, routes=server.routes(), lifespan=server.lifespan)
 else:
     PAGES[os.environ["IPFVISION_BENCHMARK"]]()

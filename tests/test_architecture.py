@@ -35,6 +35,15 @@ def test_naming_the_package_and_its_use_cases_does_not_import_torch_or_streamlit
     assert done.stdout.strip() == "[]"
 
 
+def test_the_server_starts_before_the_rest_of_the_page_is_imported() -> None:
+    code = (
+        "import sys, ipfvision.ui.server;"
+        "print([name for name in ('torch', 'cv2', 'pydicom', 'sqlalchemy', 'ipfvision.workflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_requirement_says_why_it_is_there() -> None:
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if line and not line.startswith("#") and not line.startswith("opencv"):

@@ -24,7 +24,7 @@ from ipfvision.core import run_lengths
 from ipfvision.core.annotation import Annotation, BoxAnnotation, Finding, PointAnnotation, Said
 from ipfvision.core.geometry import Crop
 from ipfvision.core.slice import PixelSpacing, Plane, Scale, Series, Slice, Source
-from ipfvision.ui import routes, session
+from ipfvision.ui import routes, server, session
 from ipfvision.ui.session import Opened, Session
 from ipfvision.ui.viewer import STATIC, wire
 from ipfvision.workflow.reading import Reader
@@ -83,14 +83,14 @@ class Wire:
 
 @pytest.fixture(scope="module")
 def ask() -> Iterator[Wire]:
-    app = Starlette(routes=routes.routes(), middleware=create_streamlit_middleware())
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none"))
-    thread = threading.Thread(target=server.run)
+    app = Starlette(routes=server.routes(), middleware=create_streamlit_middleware())
+    serving = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none"))
+    thread = threading.Thread(target=serving.run)
     thread.start()
-    while not server.started:
+    while not serving.started:
         time.sleep(0.01)
-    yield Wire(server.servers[0].sockets[0].getsockname()[1])
-    server.should_exit = True
+    yield Wire(serving.servers[0].sockets[0].getsockname()[1])
+    serving.should_exit = True
     thread.join(timeout=20)
 
 
@@ -169,7 +169,7 @@ async def arrival(subprotocols: list[str]) -> list[Any]:
     async def send(_: Any) -> None:
         """Nothing is sent."""
 
-    await routes.DrawAgain(app)({"type": "websocket", "subprotocols": subprotocols}, receive, send)
+    await server.DrawAgain(app)({"type": "websocket", "subprotocols": subprotocols}, receive, send)
     return heard
 
 
@@ -445,6 +445,7 @@ def test_the_routes_lie_below_the_servers_base_path() -> None:
     try:
         assert routes.base_path() == "/lung/app/ipfvision/v1"
         assert all(route.path.startswith("/lung/app/ipfvision/") for route in routes.routes())  # type: ignore[attr-defined]
+        assert [route.path for route in server.routes()] == ["/lung/app/ipfvision/{rest:path}"]  # type: ignore[attr-defined]
     finally:
         config.set_option("server.baseUrlPath", before)
     assert routes.base_path() == "/ipfvision/v1"

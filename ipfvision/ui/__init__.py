@@ -1,5 +1,5 @@
 """The page in the browser. Streamlit is imported only here."""
 
-from ipfvision.ui.app import draw
+from ipfvision.ui.server import draw
 
 __all__ = ["draw"]

@@ -17,7 +17,7 @@ def _say_what_was_chosen_without_a_connection() -> None:
     """Make the browser ask for a script run when it has found the server again, with what was chosen meanwhile.
 
     It asks if there is a fragment that runs by the clock (streamlit pull request 11890); the interval itself serves nothing.
-    `routes.DrawAgain` is for the moment in which the browser has forgotten the clock.
+    `server.DrawAgain` is for the moment in which the browser has forgotten the clock.
     """
 
 

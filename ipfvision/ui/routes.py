@@ -7,7 +7,6 @@ there, gets 404 and nothing else. Compression is declared done: on one machine, 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,6 @@ import streamlit as st
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ClientState_pb2 import ClientState
-from streamlit.runtime import Runtime
 
 from ipfvision.core.annotation import Finding
 from ipfvision.core.run_lengths import check
@@ -44,7 +39,6 @@ MOST_BYTES = 1_000_000
 """Of one drawing as JSON; six findings drawn by hand over a whole slice take some ten thousand."""
 MOST_SLICES = 16
 """In one answer; at 512 x 512 they are 8 MB."""
-SWEEP_SECONDS = 5
 
 
 def base_path() -> str:
@@ -66,55 +60,6 @@ def routes() -> list[BaseRoute]:
         Route(f"{here}/drawing", _drawing, methods=["GET", "PUT"]),
         Route(base.removesuffix("/v1") + "/{rest:path}", _nothing, methods=everything),
     ]
-
-
-class DrawAgain:
-    """ASGI middleware: a script run follows each connection with which a browser comes back.
-
-    A browser that lost the server asks for a run only if it knew of one that was interrupted (streamlit pull request 9083).
-    Of one that began just before it does not know. The server has stopped that run half way and calls it finished, so the
-    browser takes off the page what the half run did not draw: the scan first.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The third "subprotocol" is the session that a browser comes back to.
-        if scope["type"] != "websocket" or not any(scope.get("subprotocols", [])[2:]):
-            await self._app(scope, receive, send)
-            return
-        events = 0
-
-        async def receive_and_ask() -> Message:
-            nonlocal events
-            events += 1
-            # The first event is the handshake, after which the browser would ask.
-            return {"type": "websocket.receive", "bytes": _RUN} if events == 2 else await receive()
-
-        await self._app(scope, receive_and_ask, send)
-
-
-_RUN = BackMsg(rerun_script=ClientState()).SerializeToString()
-"""Without any widget's value: the session has them."""
-
-
-@asynccontextmanager
-async def lifespan(_: object) -> AsyncIterator[None]:
-    """While the server runs: release the desks whose tabs are gone."""
-    sweeping = asyncio.create_task(_sweep())
-    try:
-        yield
-    finally:
-        sweeping.cancel()
-
-
-async def _sweep() -> None:
-    """Streamlit itself lets go of a closed tab's session only when another one comes or goes."""
-    while True:
-        await asyncio.sleep(SWEEP_SECONDS)
-        session.release_ended(Runtime.instance().is_active_session, st.get_option("server.disconnectedSessionTTL"))
-        session.collect_cleared()
 
 
 def _answer(content: bytes = b"", status: int = 200, kind: str | None = None) -> Response:
