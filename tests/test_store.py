@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from ipfvision.core.review import BlindReview, Draft, MapVerdict, RevealedReview, Review
-from ipfvision.errors import StoreUnavailable
+from ipfvision.errors import ReviewChanged, ReviewRefused, StoreUnavailable
 from ipfvision.store import address, database, parse_address
 from ipfvision.workflow.studies import Studies
 from tests import killed_writer
@@ -84,6 +84,21 @@ def test_the_database_refuses_an_answer_before_the_lock_whoever_writes_it(
         connection.execute(insert, {"review": begun.id, "kind": kind})
     studies.lock(begun.id, "Ada", begun.revision, said(), MODEL)
     assert isinstance(studies.reveal(begun.id, "Ada", answer), RevealedReview)
+
+
+def test_the_store_says_what_comes_too_early_or_too_late_even_if_nobody_asked_before(studies: Studies) -> None:
+    """As in a race, when what the use case looked at is no longer so."""
+    begun = _open(studies, _study(studies))
+    opinion, draft, store = said().opinion(), said(), studies._store
+    assert opinion is not None
+    with pytest.raises(ReviewRefused, match="lock it first"):
+        store.reveal(begun.id, answer(begun.case), 0, begun.times.opened)
+    with pytest.raises(ReviewRefused, match="look at it first"):
+        store.finish(begun.id, begun.revision, opinion, None, (), 0, begun.times.opened)
+    assert store.held(begun.id).revision == begun.revision  # nothing of it was written
+    studies.lock(begun.id, "Ada", begun.revision, draft, MODEL)
+    with pytest.raises(ReviewChanged):
+        store.lock(begun.id, begun.revision + 1, draft, opinion, MODEL, 0, begun.times.opened)
 
 
 def test_two_servers_that_start_at_once_make_the_tables_once(database_url: str) -> None:
@@ -208,7 +223,7 @@ def test_a_full_database_is_said_and_what_was_saved_stays(tmp_path: Path, monkey
 FULL_DISK = """
 import resource, sys
 from ipfvision.core.review import Draft
-from ipfvision.errors import StoreUnavailable
+from ipfvision.errors import ReviewChanged, ReviewRefused, StoreUnavailable
 from ipfvision.workflow.studies import Studies
 studies = Studies.open(sys.argv[1])
 revision = int(sys.argv[3])
@@ -252,6 +267,18 @@ def test_a_file_that_another_program_holds_is_waited_for_then_said(tmp_path: Pat
         assert isinstance(studies.open_case(begun.study.id, begun.case.id, "Ada"), BlindReview)  # reading goes on
         holder.close()
         assert studies.autosave(begun.id, "Ada", begun.revision, said()) == 1
+
+
+def test_more_readers_than_connections_are_told_to_try_again(tmp_path: Path) -> None:
+    with Studies.open(f"sqlite:///{tmp_path / 'reviews.sqlite'}") as studies:
+        pool = studies._store._database._engine.pool
+        pool._timeout = 0.1
+        taken = [pool.connect() for _ in range(pool.size() + pool._max_overflow)]
+        with pytest.raises(StoreUnavailable, match="try again"):
+            studies.all()
+        for one in taken:
+            one.close()
+        assert studies.all() == ()
 
 
 def test_a_server_that_goes_away_is_said_and_when_it_is_back_all_is_there(postgresql: Server) -> None:

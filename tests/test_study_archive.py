@@ -170,7 +170,7 @@ def _set(**values: Any) -> Callable[[list[dict[str, Any]]], None]:
 
 
 TAMPERED = {
-    "another diagnosis": lambda files: files.update({"steps.jsonl": files["steps.jsonl"].replace(b'UIP', b'XIP', 1)}),
+    "another comment": lambda files: files.update({"steps.jsonl": files["steps.jsonl"].replace(b"both bases", b"both apices")}),
     "a table is missing": lambda files: files.pop("steps.jsonl"),
     "a file too many": lambda files: files.update({"more.jsonl": b"{}\n"}),
     "no manifest": lambda files: files.pop("manifest.json"),
@@ -221,6 +221,21 @@ def test_a_zip_with_an_honest_manifest_and_forged_rows_is_refused_whole(studies:
     with pytest.raises(ArchiveRefused):
         read_study(studies, content)
     assert studies.all() == ()
+
+
+def test_a_zip_cannot_add_to_a_study_that_is_not_its_own(studies: Studies, exported: bytes) -> None:
+    other = studies.create("Another trial", "Ada")
+    (case,) = studies.add_cases(other.id, "Ada", [stack(9)]).cases
+    victim = studies.open_case(other.id, case.id, "Ada")
+    studies.lock(victim.id, "Ada", 0, said(), MODEL)
+
+    def add(rows: list[dict[str, Any]]) -> None:
+        rows.append({**next(row for row in rows if row["kind"] == "revealed"), "review_id": victim.id})
+
+    with pytest.raises(ArchiveRefused):
+        read_study(studies, _repacked(exported, _rows("steps", add), honest=True))
+    untouched = studies.open_case(other.id, case.id, "Ada")
+    assert isinstance(untouched, BlindReview)
 
 
 def test_a_zip_that_was_packed_anew_with_the_same_rows_is_taken_in(studies: Studies, exported: bytes) -> None:

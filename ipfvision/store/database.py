@@ -20,6 +20,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ipfvision.errors import StoreUnavailable
 from ipfvision.store.content import Damaged
@@ -217,6 +218,8 @@ def _in_words() -> Iterator[None]:
         if isinstance(error, IntegrityError) or _state(error).startswith(("23", "P0001")):
             raise Conflict from None
         raise StoreUnavailable(_sentence(error)) from None
+    except PoolTimeout:
+        raise StoreUnavailable(BUSY) from None
     except NoSuchModuleError:
         raise StoreUnavailable("The driver of this database is not installed; please run make app again.") from None
     except OSError:
