@@ -255,6 +255,23 @@ def test_a_disk_that_fills_up_loses_no_save_that_was_acknowledged(tmp_path: Path
         studies.autosave(begun.id, "Ada", again.revision, Draft(comment="room again"))
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("SQLITE_IOERR_FSYNC", database.BROKEN),
+        ("SQLITE_IOERR_SHMSIZE", database.FULL),
+        ("SQLITE_READONLY", database.NOT_WRITABLE),
+    ],
+)
+def test_an_error_of_the_disk_is_not_taken_for_a_full_one(name: str, sentence: str) -> None:
+    """A disk that breaks cannot be had here: this is sqlite3's error for it."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    with pytest.raises(StoreUnavailable) as caught, database._in_words():
+        raise DBAPIError("SELECT 1", None, error)
+    assert str(caught.value) == sentence
+
+
 def test_a_file_that_another_program_holds_is_waited_for_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.2)
     path = tmp_path / "reviews.sqlite"

@@ -41,6 +41,9 @@ MIGRATION_LOCK = 0x6970_6676
 AGAIN = "Nothing that was saved before is lost, and what is on this screen stays here; please try again."
 FULL = f"There is no room left where the reviews are kept, so this was not saved. {AGAIN.replace('try', 'make room and try')}"
 BUSY = f"The reviews are being written by another program, so this was not saved. {AGAIN}"
+BROKEN = (
+    f"The disk on which the reviews are kept reports an error, so this was not saved. {AGAIN} If it stays, have it checked."
+)
 LOST = f"The database of the reviews does not answer, so this was not saved. {AGAIN}"
 NOT_WRITABLE = (
     "The reviews cannot be written or read where they are kept; please check that the folder exists, and your rights to it."
@@ -229,11 +232,11 @@ def _in_words() -> Iterator[None]:
 def _sentence(error: DBAPIError) -> str:
     name = getattr(error.orig, "sqlite_errorname", None)
     if name is not None:
-        kind = str(name).removeprefix("SQLITE_").partition("_")[0]
-        # A full disk is an IOERR where the write-ahead log's shared memory cannot grow.
-        return {"FULL": FULL, "IOERR": FULL, "BUSY": BUSY, "LOCKED": BUSY, "CORRUPT": DAMAGED, "NOTADB": DAMAGED}.get(
-            kind, NOT_WRITABLE
-        )
+        kind, _, detail = str(name).removeprefix("SQLITE_").partition("_")
+        if kind == "IOERR":  # a full disk shows there too: where a file, or the log's shared memory, cannot grow
+            return FULL if detail in ("WRITE", "SHMSIZE") else BROKEN
+        known = {"FULL": FULL, "BUSY": BUSY, "LOCKED": BUSY, "CORRUPT": DAMAGED, "NOTADB": DAMAGED}
+        return known.get(kind, NOT_WRITABLE)
     state = _state(error)
     if state.startswith("53"):  # insufficient resources: disk full, out of memory, too many connections
         return FULL if state == "53100" else LOST
