@@ -25,7 +25,7 @@ from ipfvision.workflow.study_tables import read_truth, study_files
 from ipfvision.workflow.uploads import Upload
 
 WORD_NAMES = {Word.FIRST: "before the answer", Word.REVISED: "with the answer"}
-PICTURES_IN_A_ROW = 4
+PICTURES_IN_A_ROW = 3
 MIMES = {"csv": "text/csv", "json": "application/json", "imrmc": "text/plain", "pdf": "application/pdf", "png": "image/png"}
 CONSENSUS = "Majority: what more than half of the readers marked. STAPLE weighs each reader by how well they do."
 OWN_ONLY = "Your own readings. Whoever coordinates the study sees those of all readers."
@@ -118,7 +118,7 @@ def _readings(reviews: Sequence[Review]) -> None:
     reader = row[0].multiselect("Readers", readers, key="filter-reader", placeholder="all")
     diagnosis = row[1].multiselect("Diagnosis, with the answer", list(Diagnosis), key="filter-diagnosis", placeholder="all")
     verdict = row[2].multiselect("Verdict on the map", list(MapVerdict), key="filter-verdict", placeholder="all")
-    changed = row[3].toggle("Diagnosis changed after the answer", key="filter-changed")
+    changed = row[3].toggle("Changed after the answer", key="filter-changed")
     found = [
         one
         for one in sorted(reviews, key=lambda one: (one.case.number, one.reader))
@@ -223,7 +223,7 @@ def _pictures(
     if answer is not None and answer.explanation is not None:
         picture = markup.png(side_by_side.map_picture(grey, card, answer.explanation))
         shown.append((picture, f"The map: {review_markup.answer_words(answer.prediction)}"))
-    columns = st.columns(max(PICTURES_IN_A_ROW, 1))
+    columns = st.columns(PICTURES_IN_A_ROW)
     for number, (content, words) in enumerate(shown):
         columns[number % len(columns)].html(review_markup.framed(content, words))
     if marked:

@@ -37,7 +37,7 @@ from ipfvision.workflow.reading import METHODS
 from ipfvision.workflow.series import left_words
 from ipfvision.workflow.studies import Studies
 from ipfvision.workflow.study_archive import read_study
-from ipfvision.workflow.study_reading import METHOD, machine_answer
+from ipfvision.workflow.study_reading import METHOD, TARGET, machine_answer
 
 BAR_SECONDS = 0.25
 """Between two drawings of the progress bar, at which a click is heard."""
@@ -277,18 +277,21 @@ def _own_list(here: StudyDesk, studies: Studies, study: Study, items: Sequence[W
     following = studies.next_case(study.id, here.reader, found)
     if following is not None:
         label = f"Read case {following.number}"
-        if st.button(label, key="read-next", type="primary", icon=":material/play_arrow:"):
-            _open(here, studies, following, found[following.id])
+        st.button(
+            label, key="read-next", type="primary", icon=":material/play_arrow:", on_click=here.ask_for, args=(following.id,)
+        )
     elif found and done == len(items):
         _html(study_markup.news("All cases are read. A case can be opened again and corrected."))
     st.html('<p class="ipf-heading">Your work list, in your own order</p>')
     with st.container(horizontal=True, key="work-list", gap="small"):
         for item in items:
             words = study_markup.tile_words(item, is_here=item.case.id in found)
-            pressed = st.button(
-                words, key=f"case-{item.case.id}", icon=TILE_ICONS[item.stage], disabled=item.case.id not in found
-            )
-            if pressed:
+            is_here = item.case.id in found
+            st.button(
+                words, key=f"case-{item.case.id}", icon=TILE_ICONS[item.stage], disabled=not is_here,
+                on_click=here.ask_for, args=(item.case.id,),
+            )  # fmt: skip
+            if is_here and here.take_wish(item.case.id):
                 _open(here, studies, item.case, found[item.case.id])
 
 
@@ -308,13 +311,12 @@ def _case(here: StudyDesk, studies: Studies, banner: Slot) -> None:
         st.rerun()
         return
     study, series = review.study, here.desk.opened.series[0]
-    done, total = studies.progress(study.id).get(review.reader, (0, 0))
-    answer_place, trouble = Slot(), st.container()
+    answer_place = Slot()
     with st.sidebar:
-        st.html(study_markup.case_head(review.case.number, done, total, study, here.stage))
+        st.html(study_markup.case_head(review.case.number, *here.done, study, here.stage))
         _html(study_markup.news(here.news))
         problem = _say(here, studies, _form(here, review))
-        wishes = st.container()
+        wishes, trouble = st.container(), st.container()
         along = st.container(key="along")
         with st.container(key="case-foot"):
             st.button(
@@ -335,7 +337,7 @@ def _case(here: StudyDesk, studies: Studies, banner: Slot) -> None:
     if series.notes:
         st.html(markup.listing("About the series", series.notes))
     if card is None:
-        trouble.error(unusable)
+        trouble.html(markup.listing("", [unusable]))
         return
     with wishes:
         _go_on(here, studies, card, trouble)
@@ -354,18 +356,16 @@ def _say(here: StudyDesk, studies: Studies, said: Draft) -> str:
 
 
 def _say_problem(place: st.delta_generator.DeltaGenerator, here: StudyDesk, studies: Studies, problem: str) -> None:
+    """One sentence below the button, and a way on: the images stay where they are."""
     with place:
-        st.error(problem, icon=":material/error:")
+        st.html(f'<div role="alert">{markup.listing("", [problem])}</div>')
         if here.stale:
-            row = st.container(horizontal=True)
-            if row.button("Show what was saved there", key="case-again"):
+            if st.button("Show what was saved there", key="case-again", width="stretch"):
                 here.again(studies)
                 st.rerun()
-            if row.button("Keep what is on this screen", key="case-insist"):
+            if st.button("Keep what is on this screen", key="case-insist", width="stretch"):
                 here.insist(studies)
                 st.rerun()
-        else:
-            st.button("Try again", key="try-again")
 
 
 def _to_list(here: StudyDesk) -> None:
@@ -436,14 +436,16 @@ def _go_on(here: StudyDesk, studies: Studies, card: ModelCard, trouble: st.delta
         return
     try:
         if isinstance(review, BlindReview) and here.stage is Stage.READING and review.study.mode is Mode.BLINDED:
-            if st.button("Lock and see the answer", key="lock", type="primary", icon=":material/lock:", width="stretch"):
+            _button(here, "Lock and see the answer", "lock", ":material/lock:")
+            if here.take_wish("lock"):
                 time.sleep(LAST_STROKE_SECONDS)
                 here.lock(studies, card.sha256)
                 st.rerun()
             if draft.opinion() is None:
                 st.caption("Diagnosis and confidence first. What you draw and say is saved as you go.")
         elif isinstance(review, RevealedReview):
-            if st.button("Finish, next case", key="finish", type="primary", icon=":material/check:", width="stretch"):
+            _button(here, "Finish, next case", "finish", ":material/check:")
+            if here.take_wish("finish"):
                 time.sleep(LAST_STROKE_SECONDS)
                 here.finish(studies)
                 _next(here, studies)
@@ -454,6 +456,10 @@ def _go_on(here: StudyDesk, studies: Studies, card: ModelCard, trouble: st.delta
                 st.rerun()
     except StudyProblem as error:
         _say_problem(trouble, here, studies, str(error))
+
+
+def _button(here: StudyDesk, label: str, wish: str, icon: str) -> None:
+    st.button(label, key=wish, type="primary", icon=icon, width="stretch", on_click=here.ask_for, args=(wish,))
 
 
 def _next(here: StudyDesk, studies: Studies) -> None:
@@ -511,6 +517,7 @@ def _view(here: StudyDesk, series: Series, index: int) -> None:
         "findings": wire.FINDINGS,
         "panes": list(PANES_AFTER if shows else PANES_BEFORE),
         "blinded": not shows,
+        "targets": [TARGET],
         "presets": wire.PRESETS,
         "map_version": len(desk.seen) if shows else 0,
         "annotated": [False] * count,

@@ -10,7 +10,7 @@ from ipfvision.ui.markup import WORDS, listing, number, picture, plural, share
 from ipfvision.workflow.reader_agreement import Agreement, AnswerAgreement, Changes, Counted, Seconds, most_like_ipf
 
 DASH = "\N{EN DASH}"
-STRENGTHS = ((0.0, "worse than chance"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
+STRENGTHS = ((0.0, "no better than chance"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 """Landis and Koch, Biometrics 1977;33:159-174, for kappas up to each value; "almost perfect" above."""
 KAPPA = "Agreement beyond chance: 1 is always the same, 0 is no better than chance."
 FEW_CASES = 20
@@ -55,7 +55,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> 
 
 def readings(reviews: Sequence[Review]) -> str:
     """One line for each reading."""
-    head = ("Case", "Reader", "Before the answer", "With the answer", "The map", "The machine", "Before", "After")
+    head = ("Case", "Reader", "Before the answer", "With the answer", "The map", "The machine", "Time before", "Time after")
     return _table(head, (_line(one) for one in reviews), "")
 
 
@@ -83,8 +83,8 @@ def _line(one: Review) -> tuple[str, ...]:
 
 
 def opinion(one: Opinion | None) -> str:
-    """Diagnosis and confidence."""
-    return DASH if one is None else f"{one.diagnosis.value}, {one.confidence} of 5"
+    """Diagnosis, and in brackets the confidence out of 5."""
+    return DASH if one is None else f"{one.diagnosis.value} ({one.confidence})"
 
 
 def answer_words(prediction: Prediction) -> str:
@@ -124,7 +124,9 @@ def headlines(counted: Counted) -> str:
         )
         sentence = f"{when}, two readers gave the same diagnosis in {percent(same.value)} of the cases"
         if kappa.value is not None:
-            sentence += f"; beyond chance that is {strength(kappa.value)} agreement (kappa {number(kappa.value, 2)})"
+            word = strength(kappa.value)
+            word = f"agreement {word}" if kappa.value <= 0 else f"{word} agreement beyond chance"
+            sentence += f": {word} (kappa {number(kappa.value, 2)})"
         said.append(sentence + ".")
     changes = counted.readings[0].changes if counted.readings else None
     if changes is not None and changes.readings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 LEAST_ROWS = 512
 """A line of one pixel on a small slice would be as thick as what it surrounds."""
+LINE_PIXELS = 3
 CONSENSUS_COLOR = (255, 255, 255)
 
 
@@ -30,14 +32,14 @@ def drawn_picture(grey: Pixels, drawings: Iterable[Drawn]) -> Pixels:
     """(H, W, 3), enlarged: outlines of a reader's findings on this slice, in the findings' colors."""
     picture = _enlarge(np.repeat(grey[:, :, None], 3, axis=2))
     for one in drawings:
-        picture = outline(picture, np.asarray(_enlarge(one.mask()), np.bool_), _rgb(one.finding))
+        picture = _outline(picture, one.mask(), _rgb(one.finding))
     return picture
 
 
 def mask_picture(grey: Pixels, mask: Mask) -> Pixels:
     """(H, W, 3), enlarged: one outline in white."""
     picture = _enlarge(np.repeat(grey[:, :, None], 3, axis=2))
-    return outline(picture, np.asarray(_enlarge(mask), np.bool_), CONSENSUS_COLOR)
+    return _outline(picture, mask, CONSENSUS_COLOR)
 
 
 def map_picture(grey: Pixels, card: ModelCard | None, explanation: Explanation) -> Pixels:
@@ -49,6 +51,16 @@ def map_picture(grey: Pixels, card: ModelCard | None, explanation: Explanation) 
 def findings_of(drawings: Iterable[Drawn]) -> Mapping[Finding, str]:
     """Findings that are marked, with their colors."""
     return {one.finding: COLORS[one.finding] for one in drawings if len(one.runs) > 1}
+
+
+def _outline(picture: Pixels, mask: Mask, color: tuple[int, int, int]) -> Pixels:
+    """Thick enough to be seen in a picture that is shown smaller than it is."""
+    left = _enlarge(mask)
+    cross = np.asarray(cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), np.uint8)
+    for _ in range(LINE_PIXELS):
+        picture = outline(picture, left > 0, color)
+        left = np.asarray(cv2.erode(left, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0), np.uint8)
+    return picture
 
 
 def _enlarge(image: npt.NDArray[np.generic]) -> Pixels:

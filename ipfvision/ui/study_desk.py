@@ -61,6 +61,10 @@ class StudyDesk:
     """One sentence on what was just done."""
     refusals: tuple[Refusal, ...] = ()
     """Of the last files."""
+    done: tuple[int, int] = (0, 0)
+    """Finished cases, and all, when the case was opened."""
+    wish: str = ""
+    """What a button asked for and was not done yet: a script run that is cut short leaves it for the next one."""
     generation: int = 0
     """How often a case was opened: part of the keys of its widgets."""
     drops: int = 0
@@ -132,6 +136,17 @@ class StudyDesk:
         open_mode = isinstance(self.review, BlindReview) and self.review.study.mode is Mode.OPEN
         return self.stage is Stage.LOCKED or open_mode
 
+    def ask_for(self, wish: str) -> None:
+        """A button was pressed."""
+        self.wish = wish
+
+    def take_wish(self, wish: str) -> bool:
+        """Whether this is what was asked for; it is not asked for any more then."""
+        if self.wish != wish:
+            return False
+        self.wish = ""
+        return True
+
     def sit_down(self, study_id: str) -> None:
         """Turn to a study."""
         self.close()
@@ -173,7 +188,7 @@ class StudyDesk:
         with self._turn:
             self.desk.on_drawn = None
             self.desk.clear()
-            self.review, self.stale = None, ""
+            self.review, self.stale, self.wish = None, "", ""
             self.said = self.kept = Draft()
 
     def _show(self, studies: Studies, review: AnyReview, scan: Series) -> None:
@@ -181,6 +196,7 @@ class StudyDesk:
         self.desk.open(Opened(f"Case {review.case.number}", (scan,)))
         draft = Draft.from_opinion(review.revised, review.judgment) if isinstance(review, Review) else review.draft
         self.said, self.generation, self.stale = replace(draft, drawings=()), self.generation + 1, ""
+        self.done = studies.progress(review.study.id).get(review.reader, (0, 0))
         self._lay_out(draft.drawings)
         self._stands(review)
         if self.answer is not None:

@@ -191,6 +191,7 @@ export class Chrome {
       (id) => id === state.tool,
     );
     press(this.targets, (id) => id === state.target);
+    for (const [id, node] of this.targets) node.hidden = viewer.data.targets && !viewer.data.targets.includes(id);
     mark(this.contour, "aria-pressed", state.style === "contour");
     press(this.findings, (id) => id === state.finding);
     press(this.layers, (id) => state.layers[id]);

@@ -70,7 +70,7 @@ export const KEYS = [
     "Heat map",
     "T",
     "evidence for IPF, for normal lung",
-    { t: (v) => v.change({ target: v.state.target === "ipf" ? "normal" : "ipf" }) },
+    { t: (v) => v.data.targets || v.change({ target: v.state.target === "ipf" ? "normal" : "ipf" }) },
   ],
   ["Heat map", "C", "fill, contour", { c: (v) => v.change({ style: v.state.style === "fill" ? "contour" : "fill" }) }],
   ["Heat map", "A", "annotations on, off", { a: (v) => v.layers(["files", "drawn"]) }],
