@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from ipfvision.core.findings import TARGETS
 from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source
+from ipfvision.nn import torchvision_door
 from ipfvision.nn import turns as nn_turns
-from ipfvision.nn.network import Model
+from ipfvision.nn.network import Model, load, to_tensor
 from ipfvision.nn.runtime import Runtime, on_torch
 from ipfvision.nn.series import Pace, ahead
 from ipfvision.nn.turns import URGENT_IN_A_ROW, Turns
 from ipfvision.workflow import series
-from ipfvision.workflow.reading import Reader, Reading
+from ipfvision.workflow.intake import take_in_paths
+from ipfvision.workflow.reading import DEFAULT_MODEL, Reader, Reading
+from ipfvision.workflow.samples import list_samples
 from ipfvision.workflow.series import SeriesReading, left_words
 
 READERS = 8
@@ -383,3 +387,35 @@ def test_an_error_in_the_background_is_raised_where_the_series_is_looked_at(coun
     with pytest.raises(Broken):
         taken(reading, 1)
     assert reading.ended
+
+
+@pytest.mark.slow
+def test_a_series_says_what_the_slow_path_says() -> None:
+    """Torch, slice after slice, and the package's own Grad-CAM on the whole network, class by class."""
+    torchvision_door.load()
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    slices = [one.slices[0] for one in take_in_paths([sample.path for sample in list_samples()[1:2]]).series]
+    fast = list(Reader.open().read_all(slices))
+    slow = Reader(load(DEFAULT_MODEL))
+    network = load(DEFAULT_MODEL).network
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    for reading in fast:
+        prepared = slow.prepare(reading.scan)
+        assert prepared.image is not None
+        assert reading.prediction.margin == pytest.approx(slow.see(prepared).margin, abs=1e-3)
+        pixels = to_tensor(prepared.image[None], slow.card)
+        peak = max(explanation.peak for explanation in reading.explanations.values())
+        for index, target in enumerate(TARGETS):
+            cells = reading.explanations[target].cells
+            with GradCAM(model=network, target_layers=[network.get_submodule("layer4")]) as cam:
+                # Before the package scales it to [0, 1]: magnitudes are compared, too.
+                scores = cam.activations_and_grads(pixels)
+                ClassifierOutputTarget(index)(scores[0]).backward()
+                found = cam.get_cam_image(
+                    pixels, network.get_submodule("layer4"), [ClassifierOutputTarget(index)],
+                    cam.activations_and_grads.activations[0].numpy(), cam.activations_and_grads.gradients[0].numpy(), False,
+                )[0]  # fmt: skip
+            assert np.abs(np.maximum(found, 0) * cells.size - cells).max() <= 1e-3 * peak
