@@ -137,9 +137,16 @@ def _opened(mask: npt.NDArray[np.uint8], radius: float) -> npt.NDArray[np.uint8]
 
 
 def _components(mask: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """4-connected labels and their statistics (left, top, width, height, area); label 0 is the background."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    return np.asarray(labels, np.int32), np.asarray(statistics, np.int32)
+    """4-connected labels and their statistics (left, top, width, height, area); label 0 is the background, without an area."""
+    left, top, width, height = cv2.boundingRect(mask)
+    labels = np.zeros(mask.shape, np.int32)
+    if width == 0:
+        return labels, np.zeros((1, 5), np.int32)
+    box = slice(top, top + height), slice(left, left + width)
+    _, labels[box], statistics, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=4)
+    statistics += np.array([left, top, 0, 0, 0], np.int32)
+    statistics[0] = 0
+    return labels, np.asarray(statistics, np.int32)
 
 
 def _fill_holes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
