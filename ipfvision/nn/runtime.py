@@ -32,7 +32,7 @@ from ipfvision.nn.network import Model, body, to_tensor
 RUNTIME = "IPFVISION_RUNTIME"
 """Environment variable: "torch" for torch on the CPU, whatever else there is."""
 THREADS = "IPFVISION_THREADS"
-"""Environment variable: how many threads one slice may use; unset, one for each physical core (torch's own count)."""
+"""Environment variable: how many threads one pass may use; unset, one for each physical core (torch's own count)."""
 CACHE = "IPFVISION_CACHE"
 """Environment variable: another folder than the user's cache."""
 
@@ -152,7 +152,11 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def _set_threads() -> tuple[int, tuple[str, ...]]:
-    """Threads of one slice, set everywhere if the site said how many; and a sentence if that was no number."""
+    """Threads of one pass, and a sentence if what the site said of them was no number.
+
+    OpenCV gets one: it makes the next slice ready while the network has all cores.
+    """
+    cv2.setNumThreads(1)
     given = os.environ.get(THREADS, "")
     if not given:
         return torch.get_num_threads(), ()
@@ -160,7 +164,6 @@ def _set_threads() -> tuple[int, tuple[str, ...]]:
         return torch.get_num_threads(), (f"{THREADS} is {given!r}; a whole number from 1 on is expected. It has no effect.",)
     threads = int(given)
     torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
     return threads, ()
 
 
