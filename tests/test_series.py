@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -296,6 +297,29 @@ def test_eight_readers_take_turns_and_get_their_own_answers(counting: Counting) 
     for end in range(READERS, len(order)):
         counts = [order[:end].count(who) for who in range(READERS)]
         assert max(counts) - min(counts) <= 2
+
+
+def test_a_pass_has_all_threads_and_what_is_small_has_one(model: Model) -> None:
+    before, of_passes, beside = torch.get_num_threads(), list[int](), list[int]()
+    handle = model.network.get_submodule("layer4").register_forward_hook(lambda *_: of_passes.append(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        runtime = on_torch(model)
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            beside.append(torch.get_num_threads())
+            return runtime.features(images)
+
+        reader = Reader(model, replace(runtime, features=features))
+        reader.read(thorax(0))
+        assert (of_passes, beside, torch.get_num_threads()) == ([3], [1], 3)
+        torch.set_num_threads(2)
+        with reader.turn():  # for what computes with torch's own network
+            assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 2
+    finally:
+        handle.remove()
+        torch.set_num_threads(before)
 
 
 def test_a_single_slice_does_not_wait_for_seven_series(counting: Counting) -> None:
