@@ -50,9 +50,9 @@ format: $(DEV)
 samples: $(APP)
 	$(BIN)/python -m ipfvision samples
 
-benchmark: $(DEV) browser
+benchmark: $(PEERS) browser
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.series --slices 30
+	$(BIN)/python -m benchmarks.series --slices 30 --memory 20 200
 	$(BIN)/python -m benchmarks.viewer
 
 screenshot: $(DEV) browser
