@@ -37,7 +37,7 @@ def maps(rounds: int) -> dict[str, float]:
     from ipfvision.core.geometry import Crop
     from ipfvision.nn import torchvision_door
     from ipfvision.nn.classify import run
-    from ipfvision.nn.explain import class_maps, explain
+    from ipfvision.nn.explain import explain, package_maps
     from ipfvision.nn.network import load, to_tensor
     from ipfvision.workflow.reading import DEFAULT_MODEL
 
@@ -60,9 +60,9 @@ def maps(rounds: int) -> dict[str, float]:
         features, _ = run(model, image)
         return explain(model, features, crop)
 
-    def closed_form() -> object:
+    def package_on_head() -> object:
         features, _ = run(model, image)
-        return class_maps(model.linear, features)
+        return package_maps(model, features, "gradcam")
 
     def default(*classes: int) -> object:
         with GradCAM(model=tutorial.network, target_layers=[tutorial.network.layer4]) as cam:
@@ -72,7 +72,7 @@ def maps(rounds: int) -> dict[str, float]:
         {
             "bare": bare,
             "both classes, ours": ours,
-            "both classes, closed form": closed_form,
+            "both classes, package on the head alone": package_on_head,
             "one class, package default": lambda: default(0),
             "both classes, package default": lambda: default(0, 1),
         },
