@@ -374,16 +374,24 @@ def _to_list(here: StudyDesk) -> None:
 
 
 def _form(here: StudyDesk, review: BlindReview | RevealedReview | Review) -> Draft:
-    """What the reader says; the widgets begin with what was kept."""
-    kept, key = here.said, f"{review.id}-{here.generation}"
+    """What the reader says; the widgets begin with what was said so far."""
+    said, key = here.said, f"{review.id}-{here.generation}"
+    for name, value in (
+        ("diagnosis", said.diagnosis),
+        ("confidence", said.confidence),
+        ("verdict", said.verdict),
+        ("reasons", list(said.reasons)),
+        ("verdict-text", said.verdict_text),
+        ("comment", said.comment),
+    ):
+        session.seed(f"{name}-{key}", value)
     fixed = here.stage in (Stage.LOCKED, Stage.FINISHED) or bool(here.stale)
     if isinstance(review, RevealedReview | Review) and review.first is not None:
         st.html(study_markup.first_opinion(review.first))
-    diagnoses = list(Diagnosis)
     diagnosis = st.radio(
-        "Your diagnosis" if here.answer is None or review.first is None else "Your diagnosis now",
-        diagnoses,
-        index=None if kept.diagnosis is None else diagnoses.index(kept.diagnosis),
+        "Your diagnosis",
+        list(Diagnosis),
+        index=None,
         format_func=lambda one: one.value[0].upper() + one.value[1:],
         key=f"diagnosis-{key}",
         disabled=fixed,
@@ -391,18 +399,18 @@ def _form(here: StudyDesk, review: BlindReview | RevealedReview | Review) -> Dra
     confidence = st.radio(
         "Confidence, from 1 (a guess) to 5 (certain)",
         CONFIDENCES,
-        index=None if kept.confidence is None else CONFIDENCES.index(kept.confidence),
+        index=None,
         key=f"confidence-{key}",
         horizontal=True,
         disabled=fixed,
     )
-    verdict, reasons, text = kept.verdict, kept.reasons, kept.verdict_text
+    verdict, text = said.verdict, said.verdict_text
+    reasons: tuple[Reason, ...] = ()
     if here.answer is not None and here.answer.has_map:
-        verdicts = list(MapVerdict)
         verdict = st.radio(
             "The map, against what you see",
-            verdicts,
-            index=None if kept.verdict is None else verdicts.index(kept.verdict),
+            list(MapVerdict),
+            index=None,
             format_func=lambda one: one.value.capitalize(),
             key=f"verdict-{key}",
             horizontal=True,
@@ -413,19 +421,18 @@ def _form(here: StudyDesk, review: BlindReview | RevealedReview | Review) -> Dra
                 "Because it lights, or misses",
                 list(Reason),
                 selection_mode="multi",
-                default=list(kept.reasons),
                 format_func=lambda one: one.value.capitalize(),
                 key=f"reasons-{key}",
                 disabled=fixed,
             )
             reasons = tuple(chosen)
-        text = st.text_input("Remark on the map", kept.verdict_text, LONGEST_TEXT, key=f"verdict-text-{key}", disabled=fixed)
+        text = st.text_input("Remark on the map", max_chars=LONGEST_TEXT, key=f"verdict-text-{key}", disabled=fixed)
     comment = st.text_area(
-        "Comment", kept.comment, height=68, max_chars=LONGEST_TEXT, key=f"comment-{key}", disabled=fixed,
+        "Comment", height=68, max_chars=LONGEST_TEXT, key=f"comment-{key}", disabled=fixed,
         help="No name of a patient: comments are kept.",
     )  # fmt: skip
     if fixed:
-        return kept
+        return said
     return Draft(diagnosis, confidence, (), comment or "", verdict, reasons, text or "")
 
 

@@ -469,6 +469,12 @@ def once(name: str, make: Callable[[], _T]) -> _T:
     return found
 
 
+def seed(key: str, value: object) -> None:
+    """What a widget shows if Streamlit knows nothing better: it forgets a choice that was made just before `st.rerun`."""
+    if value is not None and st.session_state.get(key) is None:
+        st.session_state[key] = value
+
+
 def seat(desk: Session) -> Session:
     """Let the routes find a desk of this reader's, for as long as the tab is there."""
     context = get_script_run_ctx()

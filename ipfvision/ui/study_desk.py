@@ -195,7 +195,8 @@ class StudyDesk:
         self.desk.on_drawn = None
         self.desk.open(Opened(f"Case {review.case.number}", (scan,)))
         draft = Draft.from_opinion(review.revised, review.judgment) if isinstance(review, Review) else review.draft
-        self.said, self.generation, self.stale = replace(draft, drawings=()), self.generation + 1, ""
+        self.said = replace(draft, drawings=())
+        self.generation, self.stale = self.generation + 1, ""
         self.done = studies.progress(review.study.id).get(review.reader, (0, 0))
         self._lay_out(draft.drawings)
         self._stands(review)
