@@ -20,7 +20,7 @@ PROGRESS = re.compile(rf"(\d+) of {COUNT} slices read")
 FILLED = """
 (slider, count) => {
   const canvas = slider.querySelector("canvas"), step = canvas.height / count, ratio = globalThis.devicePixelRatio || 1;
-  const column = canvas.getContext("2d").getImageData(Math.round(8 * ratio), 0, 1, canvas.height).data;
+  const column = canvas.getContext("2d").getImageData(Math.round(7 * ratio), 0, 1, canvas.height).data;
   return Array.from({ length: count }, (_, slice) => column[4 * Math.floor((slice + 0.4) * step) + 3] > 200)
     .flatMap((filled, slice) => (filled ? [slice] : []));
 }
