@@ -439,6 +439,38 @@ def test_all_drawings_of_a_session_together_are_bounded(ask: Wire, desk: Session
     assert ask(at(desk, 0, "drawing"), "PUT", drawing | {"revision": 1}).json == {"revision": 2}
 
 
+@pytest.mark.parametrize(
+    ("problem", "status"), [(StoreUnavailable("The disk is full."), 503), (ReviewChanged("Another tab was quicker."), 423)]
+)
+def test_a_drawing_that_did_not_reach_the_disk_is_not_called_saved(
+    ask: Wire, desk: Session, problem: StudyProblem, status: int
+) -> None:
+    path = at(desk, 0, "drawing")
+    kept: list[int] = []
+
+    def keep() -> None:
+        if not kept:
+            kept.append(desk.drawing(str(path.split("/")[4]), 0).revision)
+            raise problem
+
+    desk.on_drawn = keep
+    first = {"honeycombing": [10, 5, SIZE - 15]}
+    answer = ask(path, "PUT", {"revision": 0, "findings": first})
+    assert (answer.status, answer.body) == (status, b"")
+    again = ask(path, "PUT", {"revision": 0, "findings": first})
+    assert (again.status, again.json) == (409, {"revision": 1, "findings": first})
+    assert ask(path, "PUT", {"revision": 1, "findings": first}).json == {"revision": 2}
+    assert kept == [1]
+
+
+def test_a_desk_that_nobody_sits_at_holds_no_scan(ask: Wire, desk: Session) -> None:
+    desk.scans, desk.on_drawn = (Series((scan(7),)),), desk.pause
+    path = at(desk)
+    desk.leave()
+    assert (desk.scans, desk.on_drawn, desk.opened) == ((), None, None)
+    assert ask(path).nothing
+
+
 def test_the_routes_lie_below_the_servers_base_path() -> None:
     before = config.get_option("server.baseUrlPath")
     config.set_option("server.baseUrlPath", "/lung/app/")

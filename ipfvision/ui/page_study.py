@@ -316,7 +316,8 @@ def _case(here: StudyDesk, studies: Studies, banner: Slot) -> None:
         st.html(study_markup.case_head(review.case.number, *here.done, study, here.stage))
         _html(study_markup.news(here.news))
         problem = _say(here, studies, _form(here, review))
-        wishes, trouble = st.container(), st.container()
+        go_on = st.container(key="go-on")
+        wishes, trouble = go_on.container(), go_on.container()
         along = st.container(key="along")
         with st.container(key="case-foot"):
             st.button(

@@ -58,12 +58,8 @@ def missing(count: int, total: int) -> str:
     """That scans are not here."""
     if not count:
         return ""
-    which = "The scans of all cases are" if count == total else f"The scans of {count} of {plural(total, 'case')} are"
-    if count == total == 1:
-        which = "The scan of the case is"
-    return listing(
-        "", [f"{which} not here. Drop them on the left: they are known by their pixels, whatever the files are called."]
-    )
+    which = "No scan of this study is" if count == total else f"The scans of {count} of {plural(total, 'case')} are not"
+    return listing("", [f"{which} here. Drop them on the left: they are known by their pixels, whatever the files are called."])
 
 
 def case_head(number: int, done: int, total: int, study: Study, stage: Stage) -> str:

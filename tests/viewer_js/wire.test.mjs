@@ -322,6 +322,7 @@ test("a drawing that the server refuses is not said to be saved", async () => {
   for (const [status, word] of [
     [404, "lost"],
     [413, "refused"],
+    [423, "closed"],
   ]) {
     const saver = new Saver({ drawing: drawn(), url: () => "/0", told() {}, merged() {}, fetch: async () => answer(status) });
     saver.touch(0);
