@@ -24,6 +24,7 @@ from ipfvision.core import run_lengths
 from ipfvision.core.annotation import Annotation, BoxAnnotation, Finding, PointAnnotation, Said
 from ipfvision.core.geometry import Crop
 from ipfvision.core.slice import PixelSpacing, Plane, Scale, Series, Slice, Source
+from ipfvision.errors import ReviewChanged, StoreUnavailable, StudyProblem
 from ipfvision.ui import routes, server, session
 from ipfvision.ui.session import Opened, Session
 from ipfvision.ui.viewer import STATIC, wire
