@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from ipfvision.core.annotation import Finding
-from ipfvision.core.review import Diagnosis, MapVerdict, Mode, Review, Stage
+from ipfvision.core.review import BlindReview, Diagnosis, MapVerdict, Mode, Review, Stage
 from ipfvision.core.run_lengths import encode
 from ipfvision.core.slice import Series
+from ipfvision.dicom.writing import write_ct
 from ipfvision.errors import StoreUnavailable
 from ipfvision.store.database import FOLDER
 from ipfvision.ui import session
 from ipfvision.ui.session import Drawing
 from ipfvision.ui.study_desk import StudyDesk
+from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.studies import Studies
 from ipfvision.workflow.study_archive import write_study
+from ipfvision.workflow.uploads import Upload
 from tests.test_page import NAME, html, quiet, thorax, viewer_data
 
 KEY = "ipfvision-study"
@@ -258,6 +262,50 @@ def test_a_drawing_is_on_the_disk_before_the_browser_is_told_that_it_is_saved(st
     kept = studies.open_case(study, studies.cases(study)[0].id, "Bo")
     assert not isinstance(kept, Review)
     np.testing.assert_array_equal(kept.draft.drawings[0].mask(), mask)
+
+
+def test_a_lock_that_was_asked_for_in_a_tab_that_is_out_of_date_is_not_done_later(studies: Studies) -> None:
+    study, scans = begin(studies, 1)
+    app = open_page(study_page, "Bo", *scans, study=study)
+    press(app, "Read case 1")
+    answer(app, "diagnosis", Diagnosis.UIP)
+    answer(app, "confidence", 1)
+    case = studies.cases(study)[0].id
+    elsewhere = studies.open_case(study, case, "Bo")
+    assert isinstance(elsewhere, BlindReview)
+    studies.autosave(elsewhere.id, "Bo", elsewhere.revision, replace(elsewhere.draft, diagnosis=Diagnosis.ALTERNATIVE))
+    app.button(key="lock").click()
+    quiet(app.run())
+    assert "gone on in another tab" in html(app)
+    press(app, "Show what was saved there")
+    assert desk_of(app).stage is Stage.READING
+    assert [one.value for one in app.radio] == [Diagnosis.ALTERNATIVE, 1]
+
+
+def test_of_one_reading_the_page_the_figure_and_the_dicom_objects_are_made(studies: Studies) -> None:
+    files = [(f"{number}.dcm", write_ct(thorax(number), uid_seed="sent")) for number in range(2)]
+    (scan,) = take_in([Upload(*file) for file in files]).series
+    study = studies.create("Sent", "Ada").id
+    studies.add_cases(study, "Ada", [scan])
+    app = open_page(study_page, "Ada", scan, study=study)
+    press(app, "Read case 1")
+    read_case(app)
+    app = open_page(reviews_page, "Ada", scan, study=study)
+    app.session_state["reviews-tabs"] = "Case by case"
+    quiet(app.run())
+    (uploader,) = (one for one in app.file_uploader if one.label.startswith("The scan's own DICOM files"))
+    uploader.set_value([(name, content, "application/dicom") for name, content in files])
+    press(app, "Make the files")
+    made = desk_of(app).sent
+    assert made is not None
+    assert {name.rpartition("_")[2] for name in made.files} >= {
+        "page.pdf",
+        "figure.png",
+        "case.json",
+        "report.dcm",
+        "picture.dcm",
+    }
+    assert len([one for one in app.get("download_button")]) == len(made.files)
 
 
 def test_a_lost_store_is_one_sentence_and_what_was_said_is_saved_when_it_is_back(

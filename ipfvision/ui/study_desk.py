@@ -180,7 +180,7 @@ class StudyDesk:
             if isinstance(found, Review) or found.stage is not self.stage or found.id != self.review.id:
                 self.again(studies)
                 return
-            self.review, self.revision, self.stale = found, found.revision, ""
+            self.review, self.revision, self.stale, self.wish = found, found.revision, "", ""
             self.save(studies)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class StudyDesk:
             self.said = self.kept = Draft()
 
     def _show(self, studies: Studies, review: AnyReview, scan: Series) -> None:
-        self.desk.on_drawn = None
+        self.desk.on_drawn, self.wish = None, ""
         self.desk.open(Opened(f"Case {review.case.number}", (scan,)))
         draft = Draft.from_opinion(review.revised, review.judgment) if isinstance(review, Review) else review.draft
         self.said = replace(draft, drawings=())
