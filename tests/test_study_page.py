@@ -298,14 +298,9 @@ def test_of_one_reading_the_page_the_figure_and_the_dicom_objects_are_made(studi
     press(app, "Make the files")
     made = desk_of(app).sent
     assert made is not None
-    assert {name.rpartition("_")[2] for name in made.files} >= {
-        "page.pdf",
-        "figure.png",
-        "case.json",
-        "report.dcm",
-        "picture.dcm",
-    }
-    assert len([one for one in app.get("download_button")]) == len(made.files)
+    kinds = {name.rpartition("_")[2] for name in made.files}
+    assert kinds >= {"page.pdf", "figure.png", "case.json", "report.dcm", "picture.dcm"}
+    assert len(app.get("download_button")) == len(made.files)
 
 
 def test_a_lost_store_is_one_sentence_and_what_was_said_is_saved_when_it_is_back(
