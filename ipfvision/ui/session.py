@@ -527,13 +527,20 @@ def collect_cleared() -> None:
     """
     if _cleared.is_set():
         _cleared.clear()
+        gc.unfreeze()
         gc.collect()
+        gc.freeze()
 
 
 @st.cache_resource(show_spinner=False)
 def model() -> Reader:
     """The model, once for all readers. Raises ModelUnusable."""
-    return Reader.open()
+    opened = Reader.open()
+    # Streamlit looks through all objects after each script run. With torch's among them that takes 0.2 s and finds nothing.
+    # What lives now is left out from here on, until `collect_cleared` looks through everything.
+    gc.collect()
+    gc.freeze()
+    return opened
 
 
 @st.cache_resource(show_spinner=False)
