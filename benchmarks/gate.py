@@ -1,7 +1,8 @@
-"""`python -m benchmarks.gate MODEL RUN DATA`: which pictures the refusal gate refuses.
+"""`python -m benchmarks.gate MODEL DATA`: which pictures the refusal gate refuses.
 
 The foreign pictures are made from the training slices of DATA, from the synthetic thorax and from what scikit-learn and
-scikit-image bring along; the gate is fitted to the pools of RUN. Real validation pictures are only reported.
+scikit-image bring along. The gate is the model's own, or fitted to the pools of `--run`. Real validation pictures are only
+reported.
 """
 
 import argparse
@@ -178,16 +179,19 @@ def _line(name: str, distances: Sequence[float], geometry: int, gate: Gate) -> s
 
 
 def main() -> None:
-    """Fit the gate and print the table."""
+    """Print the tables of a checkpoint's own gate, or of one that is fitted to a run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("model", "run", "data"):
+    for name in ("model", "data"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--run", type=Path, help="fit the gate to this run's drawn examples instead of taking the model's own")
     parser.add_argument("--each", type=int, default=12, help="foreign pictures of each kind")
-    parser.add_argument("--most", type=int, default=480, help="drawn examples to fit the gate to")
+    parser.add_argument("--most", type=int, default=480, help="drawn examples to fit a gate to")
     parser.add_argument("--every", type=int, default=4, help="of the validation pictures, every so many")
     chosen = parser.parse_args()
     loaded = Reader.open(chosen.model)
-    gate = fit_gate(chosen.run, loaded.model, chosen.most)
+    gate = loaded.model.gate if chosen.run is None else fit_gate(chosen.run, loaded.model, chosen.most)
+    if gate is None:
+        parser.error("this model has no gate; --run fits one to the run that the model comes from")
     reader = Reader(replace(loaded.model, gate=gate))
     print(f"noted above {gate.note_above:.3f}, refused above {gate.refuse_above:.3f}")
     print(f"{'pictures':32} {'all':>4} {'no lungs':>9} {'refused':>7} {'noted':>6}   distance: least, median, most")

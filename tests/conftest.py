@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def cache_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         folder = request.config.cache.mkdir("models")
         patch.setenv("IPFVISION_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def main_module() -> Iterator[None]:
+    """Streamlit leaves the last page that it tested as `__main__`, which every process started after it would run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

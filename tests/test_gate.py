@@ -240,21 +240,21 @@ def test_a_run_of_another_model_or_without_examples_is_refused(run: Path, random
 
 
 @pytest.mark.slow
-def test_the_shipped_network_with_a_gate_refuses_an_inverted_picture_and_keeps_its_samples(tmp_path: Path) -> None:
+def test_the_shipped_network_with_a_gate_does_not_pass_an_inverted_picture_in_silence_and_keeps_its_samples(tmp_path: Path) -> None:
     """A small synthetic pool gives the shipped checkpoint a gate, if it has none of its own."""
     from ipfvision.workflow.intake import take_in_paths
     from ipfvision.workflow.samples import list_samples
 
     reader = Reader.open()
     own = reader.model.gate is not None
-    if not own:
-        gate = fit_gate(_pools(tmp_path, reader.card.input_shape), reader.model)
-        reader = Reader(replace(reader.model, gate=gate))
+    gate = reader.model.gate or fit_gate(_pools(tmp_path, reader.card.input_shape), reader.model)
+    reader = Reader(replace(reader.model, gate=gate))
     for seed, level in ((1, 0.5), (2, 0.6)):
         drawn = draw_thorax(np.random.default_rng(seed), level=level).pixels
         seen = reader.see(_picture(1 - apply_window(drawn, LUNG)))
         assert seen.gate_distance is not None  # else lung geometry refused it, and the gate was not asked
-        assert reader.answer(seen).decision is Decision.REFUSED
+        assert (note(gate, seen.gate_distance) is None) == (reader.answer(seen).decision is Decision.REFUSED)
+        assert seen.gate_distance > gate.note_above
     # A stand-in that was fitted to a handful of drawn thoraxes says nothing of the samples.
     for sample in list_samples() if own else ():
         for scan in take_in_paths([sample.path]).series[0].slices:
