@@ -27,6 +27,7 @@ from ipfvision.core.lungs import Lungs, find_lungs
 from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, grey
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused
+from ipfvision.nn import openvino_door
 from ipfvision.nn.network import card_path, card_to_json, load
 from ipfvision.nn.preprocess import prepare
 from ipfvision.nn.training import MapNetwork, Recipe
@@ -36,7 +37,7 @@ from ipfvision.workflow import drawn_lesions
 from ipfvision.workflow import evaluation_figures as figures
 from ipfvision.workflow.answers import Answer, Given, Memory, answer_all, answers, halves, open_scan
 from ipfvision.workflow.evaluation import collection_rows, evaluate, measure, sides
-from ipfvision.workflow.evaluation_figures import area_with_interval, exact_interval
+from ipfvision.workflow.evaluation_figures import area_with_interval, cost_of_precision, exact_interval
 from ipfvision.workflow.evaluation_report import Sheets, worst_errors, write_report
 from ipfvision.workflow.gating import HeldOut
 from ipfvision.workflow.intake import take_in_paths
@@ -718,6 +719,29 @@ def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_pa
     gate = load(weights).gate
     assert gate is not None
     assert load(weights).card.details["gate"]["refuse_above"] == gate.refuse_above
+    reduced = load(weights).card.details["reduced_precision"]
+    assert list(reduced) == (["bf16"] if openvino_door.has_bf16() else [])
+    for cost in reduced.values():
+        assert cost["pictures"] == len(told)
+        assert 0 < cost["largest_margin_difference"] < 0.2
+        assert 0 < cost["largest_map_difference"] < 0.2
+
+
+def test_what_less_exact_arithmetic_costs_is_counted() -> None:
+    card = replace(CARD, temperature=1.0, map_reference=2.0)
+    full = _answers("ipf", {"P1": [3.0, 0.0], "P2": [2.0]}) + _answers("normal", {"N1": [-2.0, -0.7]})
+    moved = [replace(one, margin=one.margin + shift) for one, shift in zip(full, (0.1, 0, 0, 0, 0.3), strict=True)]
+    grid = np.zeros((2, 3), np.float32)
+    full[0], moved[0] = replace(full[0], cells=grid), replace(moved[0], cells=grid + np.float32(0.5))
+    found = cost_of_precision(full, moved, card)
+    assert found["pictures"] == 5
+    assert found["largest_margin_difference"] == pytest.approx(0.3)
+    assert found["largest_map_difference"] == pytest.approx(0.25)
+    assert found["answers_changed"] == 1  # -0.7 is called normal, -0.4 uncertain
+    assert found["auroc_ipf_against_normal"] == area_with_interval(moved, ("normal",))
+    refused = [replace(one, margin=None) for one in full]
+    assert cost_of_precision(refused, refused, card)["largest_margin_difference"] == 0.0
+    assert cost_of_precision(full, refused, card)["answers_changed"] == 5
 
 
 # Collections

@@ -240,7 +240,7 @@ def test_a_run_of_another_model_or_without_examples_is_refused(run: Path, random
 
 
 @pytest.mark.slow
-def test_the_shipped_network_with_a_gate_does_not_pass_an_inverted_picture_in_silence_and_keeps_its_samples(tmp_path: Path) -> None:
+def test_the_shipped_network_passes_no_inverted_picture_in_silence_and_keeps_its_samples(tmp_path: Path) -> None:
     """A small synthetic pool gives the shipped checkpoint a gate, if it has none of its own."""
     from ipfvision.workflow.intake import take_in_paths
     from ipfvision.workflow.samples import list_samples

@@ -24,6 +24,7 @@ from ipfvision.nn.explain import class_maps
 from ipfvision.nn.network import Model, build, load, to_tensor
 from ipfvision.nn.preprocess import prepare as to_input
 from ipfvision.nn.runtime import (
+    BF16_TOLERANCE,
     LOGIT_TOLERANCE,
     MAP_TOLERANCE,
     Answers,
@@ -342,6 +343,63 @@ def test_a_site_may_ask_for_torch(random_model: Models, monkeypatch: pytest.Monk
     assert found.notes == ()
     monkeypatch.setenv("IPFVISION_RUNTIME", "turbo")
     assert "'turbo'" in prepare(random_model()).notes[0]
+
+
+COST = {"pictures": 217, "largest_margin_difference": 0.0312, "answers_changed": 1}
+
+
+def _measured(model: Model) -> Model:
+    return replace(model, card=replace(model.card, details={"reduced_precision": {"bf16": COST}}))
+
+
+@pytest.mark.usefixtures("cache", "no_gpu")
+def test_a_site_may_ask_for_bf16_and_is_told_what_it_costs(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not openvino_door.has_bf16():
+        pytest.skip("this processor has no bf16")
+    model = _measured(shipped)
+    exact = prepare(model)
+    assert exact.notes == ()  # off unless it is asked for
+    monkeypatch.setenv("IPFVISION_PRECISION", "bf16")
+    for _ in range(2):  # the second time from the cache
+        found = prepare(model)
+        assert found.name == f"{exact.name} in bf16"
+        (note,) = found.notes
+        assert "217 real pictures by up to 0.03 logits, which changed 1 answers" in note
+    images = checking_images(model.card.input_shape)[:1]
+    full, less = answers(model, exact, images), answers(model, found, images)
+    assert disagreement(less, full) is not None  # it is another arithmetic
+    assert disagreement(less, full, (BF16_TOLERANCE, BF16_TOLERANCE)) is None
+    monkeypatch.setenv("IPFVISION_PRECISION", "f32")
+    assert prepare(model).name == exact.name
+
+
+@pytest.mark.usefixtures("cache", "no_gpu")
+def test_what_is_asked_for_and_cannot_be_is_said_and_answered_exactly(
+    random_model: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = prepare(random_model()).name
+
+    def note(model: Model, asked: str) -> str:
+        monkeypatch.setenv("IPFVISION_PRECISION", asked)
+        found = prepare(model)
+        assert found.name == exact
+        return found.notes[0]
+
+    assert "'int4'" in note(_measured(random_model()), "int4")
+    assert "card does not say" in note(random_model(), "bf16")
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino_door, "has_bf16", lambda: False)
+        assert "this processor" in note(_measured(random_model()), "bf16")
+    on_openvino = runtime.on_openvino
+    monkeypatch.setattr(openvino_door, "has_bf16", lambda: True)
+    monkeypatch.setattr(
+        runtime,
+        "on_openvino",
+        lambda model, threads, precision="f32": (
+            on_openvino(model, threads) if precision == "f32" else replace(_in_training_mode(model), name="wrong")
+        ),
+    )
+    assert "differ from torch's" in note(_measured(random_model()), "bf16")
 
 
 @pytest.fixture

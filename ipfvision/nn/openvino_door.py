@@ -1,4 +1,4 @@
-"""The one door to OpenVINO: the body of the network as a graph of its own, computed in fp32 on the CPU.
+"""The one door to OpenVINO: the body of the network as a graph of its own, computed on the CPU, in fp32 unless asked otherwise.
 
 The graph is written out layer by layer and batch normalization is folded into the convolutions. No exporter is needed, and the
 torch network is read but not touched.
@@ -31,8 +31,20 @@ def load() -> ModuleType:
     return importlib.import_module("openvino")
 
 
-def compile_body(network: nn.Module, input_shape: tuple[int, int], threads: int) -> Callable[[Images], Images]:
+def has_bf16() -> bool:
+    """Whether this processor computes in bf16 itself."""
+    return "BF16" in load().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def compile_body(
+    network: nn.Module, input_shape: tuple[int, int], threads: int, precision: str = "f32"
+) -> Callable[[Images], Images]:
     """Make everything up to and including layer4 ready to run, for any number of images.
+
+    Parameters
+    ----------
+    precision
+        Of the arithmetic: "f32", or "bf16" (`has_bf16`).
 
     Returns
     -------
@@ -44,7 +56,7 @@ def compile_body(network: nn.Module, input_shape: tuple[int, int], threads: int)
         body_graph(network, input_shape),
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bf16 on a CPU that can
+            "INFERENCE_PRECISION_HINT": precision,  # said each time, or it computes in bf16 on a CPU that can
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",

@@ -33,6 +33,8 @@ RUNTIME = "IPFVISION_RUNTIME"
 """Environment variable: "torch" for torch on the CPU, whatever else there is."""
 THREADS = "IPFVISION_THREADS"
 """Environment variable: how many threads one pass may use; unset, one for each physical core (torch's own count)."""
+PRECISION = "IPFVISION_PRECISION"
+"""Environment variable: "bf16" for less exact arithmetic in half the time, where the card says what that costs."""
 CACHE = "IPFVISION_CACHE"
 """Environment variable: another folder than the user's cache."""
 
@@ -40,6 +42,9 @@ LOGIT_TOLERANCE = 1e-3
 """In logits."""
 MAP_TOLERANCE = 1e-3
 """Of the largest value of torch's maps (Grad-CAM in logits, of both classes) of the same image."""
+BF16_TOLERANCE = 0.2
+"""In logits, and of the largest value of torch's maps. bf16 differs by 0.04 and 0.06 on the images of the check; this tells it
+from a wrong network, no more. What it costs on real pictures stands in the card."""
 
 Images = npt.NDArray[np.float32]
 
@@ -84,6 +89,11 @@ def prepare(model: Model) -> Runtime:
         notes = (*notes, f"{RUNTIME} is {wanted!r}, which says nothing here: leave it unset, or set it to torch.")
     if wanted == "torch":
         return replace(torch_here, notes=notes)
+    if os.environ.get(PRECISION, "") not in ("", "f32"):
+        reduced, said = _reduced(model, threads, torch_here)
+        notes = (*notes, *said)
+        if reduced is not None:
+            return replace(reduced, notes=notes)
     starts: list[Callable[[], Runtime]] = [lambda: on_openvino(model, threads)]
     if torch.cuda.is_available():
         starts.insert(0, lambda: on_cuda(model))
@@ -127,11 +137,45 @@ def on_cuda(model: Model) -> Runtime:
     return Runtime(f"torch {torch.__version__} on {torch.cuda.get_device_name()}", features)
 
 
-def on_openvino(model: Model, threads: int) -> Runtime:
+def _reduced(model: Model, threads: int, torch_here: Runtime) -> tuple[Runtime | None, tuple[str, ...]]:
+    """The runtime in the precision that the site asks for; or None. And sentences: what it costs, or why there is none."""
+    wanted = os.environ[PRECISION]
+    if wanted != "bf16":
+        return None, (f"{PRECISION} is {wanted!r}; bf16 is expected, or nothing. It has no effect.",)
+    cost = model.card.details.get("reduced_precision", {}).get(wanted)
+    if cost is None:
+        return None, (f"{PRECISION} has no effect: the model's card does not say what bf16 costs.",)
+    try:
+        if not openvino_door.has_bf16():
+            return None, (f"{PRECISION} has no effect: this processor does not compute in bf16.",)
+        fast = on_openvino(model, threads, wanted)
+        problem, unkept = _check(model, fast, torch_here, (BF16_TOLERANCE, BF16_TOLERANCE))
+    except (ImportError, OSError, RuntimeError) as error:
+        problem, unkept = f"it does not start here ({_first_line(error)})", None
+    if problem is not None:
+        return None, (f"{PRECISION} has no effect: {problem}.",)
+    said = (
+        f"Answers are computed in bf16, as {PRECISION} asks, and differ from those that the card describes: on "
+        f"{cost['pictures']} real pictures by up to {cost['largest_margin_difference']:.2f} logits, which changed "
+        f"{cost['answers_changed']} answers."
+    )
+    return fast, (said,) if unkept is None else (said, unkept)
+
+
+def in_bf16(model: Model) -> Runtime | None:
+    """The body in bf16, to measure what that costs; None where the processor has no bf16, or OpenVINO does not run."""
+    try:
+        return on_openvino(model, _set_threads()[0], "bf16") if openvino_door.has_bf16() else None
+    except (ImportError, RuntimeError):
+        return None
+
+
+def on_openvino(model: Model, threads: int, precision: str = "f32") -> Runtime:
     """The body compiled by OpenVINO. Raises ImportError or RuntimeError where OpenVINO does not run."""
-    run = openvino_door.compile_body(model.network, model.card.input_shape, threads)
+    run = openvino_door.compile_body(model.network, model.card.input_shape, threads, precision)
+    version = openvino_door.load().__version__.partition("-")[0]
     return Runtime(
-        f"OpenVINO {openvino_door.load().__version__.partition('-')[0]}",
+        f"OpenVINO {version}" + ("" if precision == "f32" else f" in {precision}"),
         lambda images: torch.from_numpy(run(images.contiguous().numpy())),
         threads=threads,
     )
@@ -199,31 +243,38 @@ def answers(model: Model, runtime: Runtime, images: Images) -> Answers:
     return Answers(logits.numpy(), np.ascontiguousarray(class_maps(model.linear, features)))
 
 
-def disagreement(found: Answers, expected: Answers) -> str | None:
-    """In what two answers differ by more than the tolerances, as the end of a sentence; None if in nothing."""
+def disagreement(
+    found: Answers, expected: Answers, tolerances: tuple[float, float] = (LOGIT_TOLERANCE, MAP_TOLERANCE)
+) -> str | None:
+    """In what two answers differ by more than the tolerances (logits, maps), as the end of a sentence; None if in nothing."""
     if found.maps.shape != expected.maps.shape:
         return "its maps have another size than torch's"
     logits = float(np.abs(found.logits - expected.logits).max())
-    if not logits <= LOGIT_TOLERANCE:  # so that not-a-number fails
+    if not logits <= tolerances[0]:  # so that not-a-number fails
         return f"its logits differ from torch's by {logits:.2g}"
     scale = expected.maps.max(axis=(1, 2, 3), keepdims=True)
-    if not (np.abs(found.maps - expected.maps) <= MAP_TOLERANCE * scale).all():
-        return f"its heat maps differ from torch's by more than {MAP_TOLERANCE:.1%} of their peak"
+    if not (np.abs(found.maps - expected.maps) <= tolerances[1] * scale).all():
+        return f"its heat maps differ from torch's by more than {tolerances[1]:.1%} of their peak"
     return None
 
 
-def _check(model: Model, runtime: Runtime, torch_here: Runtime) -> tuple[str | None, str | None]:
+def _check(
+    model: Model,
+    runtime: Runtime,
+    torch_here: Runtime,
+    tolerances: tuple[float, float] = (LOGIT_TOLERANCE, MAP_TOLERANCE),
+) -> tuple[str | None, str | None]:
     """What is wrong with a runtime, or None; and a sentence if torch's side of the check could not be kept, or None."""
     images = checking_images(model.card.input_shape)
     path = _cache_folder() / f"{_key(model, runtime)}.safetensors"
     kept = _read(path)
     # A start that is not the first computes one image: this processor may be another than that of the first start.
-    if kept is not None and disagreement(answers(model, runtime, images[:1]), kept.first()) is None:
+    if kept is not None and disagreement(answers(model, runtime, images[:1]), kept.first(), tolerances) is None:
         return None, None
     expected = answers(model, torch_here, images)
-    problem = disagreement(answers(model, runtime, images), expected)
+    problem = disagreement(answers(model, runtime, images), expected, tolerances)
     if problem is None:
-        problem = disagreement(answers(model, runtime, images[:1]), expected.first())  # another number of images
+        problem = disagreement(answers(model, runtime, images[:1]), expected.first(), tolerances)  # another number of images
     return (problem, None) if problem is not None else (None, _write(path, expected))
 
 

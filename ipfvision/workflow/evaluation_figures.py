@@ -167,6 +167,25 @@ def rates(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
     return figures
 
 
+def cost_of_precision(full: Sequence[Answer], reduced: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
+    """What less exact arithmetic does to the answers to the same pictures.
+
+    Margins in logits; maps as a share of the card's reference, as they are drawn.
+    """
+    pairs = list(zip(full, reduced, strict=True))
+    margins = [abs(a.margin - b.margin) for a, b in pairs if a.margin is not None and b.margin is not None]
+    maps = [float(np.abs(a.cells - b.cells).max()) for a, b in pairs if a.cells is not None and b.cells is not None]
+    return {
+        "pictures": len(pairs),
+        "largest_margin_difference": max(margins, default=0.0),
+        "largest_map_difference": max(maps, default=0.0) / card.map_reference,
+        "answers_changed": sum(a is not b for a, b in zip(decisions(full, card), decisions(reduced, card), strict=True)),
+        "auroc_ipf_against_normal": area_with_interval(reduced, ("normal",)),
+        "auroc_ipf_against_other_disease": area_with_interval(reduced, ("other_disease",)),
+        "at_operating_point": rates(reduced, card),
+    }
+
+
 def _logistic(values: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -500, 500))), np.float64)
 

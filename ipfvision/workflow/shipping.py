@@ -14,10 +14,11 @@ from ipfvision.core.findings import TARGETS, ModelCard
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused
 from ipfvision.whole_file import write_whole
-from ipfvision.workflow.answers import LABELS, Answer, answers, by_patient, halves, save_answers, shifted
+from ipfvision.workflow.answers import LABELS, Answer, answer_all, answers, by_patient, halves, save_answers, shifted
 from ipfvision.workflow.article import forbid_shipping
-from ipfvision.workflow.evaluation_figures import area_with_interval, calibration, rates, within_patients
+from ipfvision.workflow.evaluation_figures import area_with_interval, calibration, cost_of_precision, rates, within_patients
 from ipfvision.workflow.gating import HeldOut, fit_gate
+from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.training import read_manifest
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     comes from the calibrating patients too. Figures at the operating point come from the other half. ROC areas do not depend on
     the calibration and come from all of them. Nothing else is chosen here.
 
-    The gate of a drawn run is fitted to what was drawn for it. Until all is measured the checkpoint lies in the run's folder;
-    what lay under `weights` before stays until then.
+    What reduced precision costs is measured on all of the pictures. The gate of a drawn run is fitted to what was drawn for it.
+    Until all is measured the checkpoint lies in the run's folder; what lay under `weights` before stays until then.
     """
     from ipfvision.nn.gate import described  # noqa: PLC0415
     from ipfvision.nn.network import card_path, card_to_json, load, save, shift_margin  # noqa: PLC0415
@@ -204,6 +205,7 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
             "patients": {label: sorted({a.row.patient for a in calibrating if a.row.label == label}) for label in LABELS},
         },
         "gate": None if gate is None else described(gate),
+        "reduced_precision": _reduced_precision(unfinished, data, say, run / "answers", given),
         "figures": {
             "last_epoch_validation_patients" if labelled else "drawn_lesions_held_out_patient": json.loads(
                 (run / "log.jsonl").read_text().splitlines()[-1]
@@ -222,6 +224,21 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     for content, place in ((unfinished, weights), (card_path(unfinished), card_path(weights))):
         write_whole(place, content.read_bytes())
     return card.details
+
+
+def _reduced_precision(weights: Path, data: Path, say: Callable[[str], None], remember: Path, given: Sequence[Answer]) -> Any:
+    """What each precision that a site may ask for costs, as far as this processor can tell."""
+    from ipfvision.nn.network import load  # noqa: PLC0415
+    from ipfvision.nn.runtime import in_bf16  # noqa: PLC0415
+
+    model = load(weights)
+    runtime = in_bf16(model)
+    if runtime is None:
+        say("this processor does not compute in bf16: the card says nothing of it, and nobody can ask for it")
+        return {}
+    say(f"reading again with {runtime.name}")
+    found = answer_all(Reader(model, runtime), data, read_manifest(data), say, remember)
+    return {"bf16": cost_of_precision(given, found.answers, model.card)}
 
 
 def _summary(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
