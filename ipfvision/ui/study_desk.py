@@ -24,7 +24,7 @@ from ipfvision.core.review import (
     Review,
     Stage,
 )
-from ipfvision.core.slice import Scale, Series
+from ipfvision.core.slice import Series
 from ipfvision.errors import ReviewChanged, ReviewRefused
 from ipfvision.store import AnyReview
 from ipfvision.ui import session
@@ -33,7 +33,7 @@ from ipfvision.workflow.intake import take_in
 from ipfvision.workflow.reader_agreement import Counted
 from ipfvision.workflow.reading import Reading
 from ipfvision.workflow.sent_case import Sent
-from ipfvision.workflow.studies import Studies, find_scans, new_case
+from ipfvision.workflow.studies import Studies, are_stacked_pictures, find_scans, new_case, split_pictures
 from ipfvision.workflow.study_reading import METHOD, as_shown
 from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
@@ -108,13 +108,13 @@ class StudyDesk:
         if self.study_id is None:
             return []
         known = {one.id for one in cases}
-        given = (part for one in self.desk.scans for part in (split(one) if single_pictures else [one]))
+        given = split_pictures(self.desk.scans) if single_pictures else self.desk.scans
         return [one for one in given if new_case(one).id(self.study_id) not in known]
 
     @property
     def has_stacked_pictures(self) -> bool:
         """Whether several PNG or JPEG files came together, which may be one scan or one of each of several patients."""
-        return any(_is_pictures(one) for one in self.desk.scans)
+        return any(are_stacked_pictures(one) for one in self.desk.scans)
 
     # The open case
 
@@ -315,16 +315,6 @@ def current() -> StudyDesk:
     desk = session.once(_KEY, StudyDesk)
     session.seat(desk.desk)
     return desk
-
-
-def split(series: Series) -> list[Series]:
-    """Pictures that came together, each by itself; any other series as it is."""
-    return [Series((one,)) for one in series.slices] if _is_pictures(series) else [series]
-
-
-def _is_pictures(series: Series) -> bool:
-    first = series.slices[0]
-    return len(series.slices) > 1 and first.scale is Scale.GREY and first.source.format != "DICOM"
 
 
 def _pixels(series: Series) -> frozenset[str]:

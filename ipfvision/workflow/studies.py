@@ -366,10 +366,14 @@ def split_pictures(series: Iterable[Series]) -> tuple[Series, ...]:
     """PNG and JPEG files that came together, each by itself, as one of each of several patients; any other series as it is."""
     found: list[Series] = []
     for one in series:
-        first = one.slices[0]
-        apart = first.scale is Scale.GREY and first.source.format != "DICOM"
-        found += [Series((scan,)) for scan in one.slices] if apart else [one]
+        found += [Series((scan,)) for scan in one.slices] if are_stacked_pictures(one) else [one]
     return tuple(found)
+
+
+def are_stacked_pictures(series: Series) -> bool:
+    """Whether these are several PNG or JPEG files, which may be one scan or one of each of several patients."""
+    first = series.slices[0]
+    return len(series.slices) > 1 and first.scale is Scale.GREY and first.source.format != "DICOM"
 
 
 def find_scans(cases: Iterable[Case], series: Iterable[Series]) -> dict[str, Series]:
