@@ -18,8 +18,6 @@ import numpy.typing as npt
 from ipfvision import __version__
 from ipfvision.core.annotation import Annotation
 from ipfvision.core.findings import TARGETS
-from ipfvision.core.lungs import find_lungs
-from ipfvision.core.marks import fill_in, find_marks
 from ipfvision.core.slice import Slice, grey, hash_pixels
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused, ModelUnusable
@@ -35,7 +33,7 @@ from ipfvision.workflow.labelled import (
     read_collection,
     split_collection,
 )
-from ipfvision.workflow.reading import DEFAULT_MODEL
+from ipfvision.workflow.reading import DEFAULT_MODEL, without_marks
 from ipfvision.workflow.training import MARGIN
 from ipfvision.workflow.uploads import Refusal
 
@@ -184,14 +182,10 @@ def _seen(
     """The model's input and the masks on it, or why there are none."""
     from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
-    lungs = find_lungs(scan)
-    marks = find_marks(scan, lungs)
-    if marks:
-        scan = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
-        lungs = find_lungs(scan)
+    lungs, _, filled = without_marks(scan)
     if lungs.problem is not None:
         return lungs.problem
-    image, crop = prepare(grey(scan, LUNG), lungs, input_shape, MARGIN)
+    image, crop = prepare(grey(filled or scan, LUNG), lungs, input_shape, MARGIN)
     masks = np.stack([crop.cut(lesion), crop.cut(lungs.mask.astype(np.float32))])
     return _bytes(image), _bytes(masks)
 

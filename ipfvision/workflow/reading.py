@@ -168,12 +168,7 @@ class Reader:
         from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
         with self._preparing.turn(urgent=urgent):
-            lungs = find_lungs(scan)
-            marks = find_marks(scan, lungs)
-            filled = None
-            if marks:
-                filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
-                lungs = find_lungs(filled)
+            lungs, marks, filled = without_marks(scan)
             if lungs.problem is not None:
                 return Prepared(scan, lungs, marks, filled)
             card, marked = self.card, None
@@ -306,6 +301,19 @@ class Reader:
             gate_distance=distance,
             unlike=None if gate is None or distance is None else note(gate, distance),
         )
+
+
+def without_marks(scan: Slice) -> tuple[Lungs, tuple[Mark, ...], Slice | None]:
+    """The lungs as the model is to see them, the marks that were drawn on a slice, and the slice with these filled in.
+
+    The last is None if there are no marks.
+    """
+    lungs = find_lungs(scan)
+    marks = find_marks(scan, lungs)
+    if not marks:
+        return lungs, marks, None
+    filled = fill_in(scan, np.logical_or.reduce([mark.pixels for mark in marks]))
+    return find_lungs(filled), marks, filled
 
 
 def _check_method(method: str) -> None:
