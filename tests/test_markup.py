@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ipfvision.core.findings import TARGETS, Decision, Explanation, ModelCard, Prediction
+from ipfvision.core.findings import TARGETS, Decision, Explanation, ModelCard, Prediction, in_two_digits
 from ipfvision.core.geometry import Crop
 from ipfvision.core.slice import PixelSpacing, Plane, Scale, Series, Slice, Source
 from ipfvision.core.window import LUNG
@@ -39,7 +39,7 @@ def explanation(cells: object, unit: str = "logits") -> Explanation:
     ("value", "words"), [(0.004, "under 0.01"), (0.01, "0.01"), (0.936, "0.94"), (0.99, "0.99"), (0.997, "over 0.99")]
 )
 def test_a_probability_never_claims_certainty(value: float, words: str) -> None:
-    assert markup.share(value) == words
+    assert in_two_digits(value) == words
 
 
 def test_numbers_have_a_real_minus_and_zero_has_none() -> None:

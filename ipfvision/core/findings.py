@@ -60,6 +60,13 @@ class ModelCard:
             raise ValueError(f"padding mode is zeros or replicate, not {self.padding_mode}")
 
 
+def in_two_digits(probability: float) -> str:
+    """A probability for people, that never claims certainty."""
+    if probability < 0.01:
+        return "under 0.01"
+    return "over 0.99" if probability > 0.99 else f"{probability:.2f}"
+
+
 class Decision(Enum):
     """What the page says in one word."""
 

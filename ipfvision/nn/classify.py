@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ipfvision.core.findings import Decision, ModelCard, Prediction
+from ipfvision.core.findings import Decision, ModelCard, Prediction, in_two_digits
 from ipfvision.nn.network import Model, body
 
 if TYPE_CHECKING:
@@ -47,14 +47,15 @@ def probability(margin: float, temperature: float) -> float:
 def decide(margin: float, card: ModelCard) -> Prediction:
     """The answer for a margin z_IPF - z_normal in logits."""
     share = probability(margin, card.temperature)
+    said, point = in_two_digits(share), card.operating_point
     low, high = card.uncertain_band
     if low <= share < high:
         decision = Decision.UNCERTAIN
-        reason = f"Too close to call: {share:.2f} lies between {low:.2f} and {high:.2f}, around the operating point."
-    elif share >= card.operating_point:
+        reason = f"Too close to call: {said} lies between {low:.2f} and {high:.2f}, around the operating point."
+    elif share >= point:
         decision = Decision.IPF
-        reason = f"Looks more like IPF than normal lung: {share:.2f} is above the operating point {card.operating_point:.2f}."
+        reason = f"Looks more like IPF than normal lung: {said} is above the operating point {point:.2f}."
     else:
         decision = Decision.NORMAL
-        reason = f"Looks more like normal lung than IPF: {share:.2f} is below the operating point {card.operating_point:.2f}."
+        reason = f"Looks more like normal lung than IPF: {said} is below the operating point {point:.2f}."
     return Prediction(decision, reason, share, margin)

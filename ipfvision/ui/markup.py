@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction
+from ipfvision.core.findings import Decision, Explanation, ModelCard, Prediction, in_two_digits
 from ipfvision.core.slice import Scale, Series, Slice
 from ipfvision.core.window import Window
 
@@ -36,15 +36,6 @@ def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, plus included."""
     text = number(value, digits)
     return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else "+" + text
-
-
-def share(probability: float) -> str:
-    """A probability in two digits that never claims certainty."""
-    if probability < 0.01:
-        return "under 0.01"
-    if probability > 0.99:
-        return "over 0.99"
-    return f"{probability:.2f}"
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:
@@ -82,7 +73,7 @@ def answer(card: ModelCard, prediction: Prediction, where_words: str, warnings: 
         low, high = (100 * value for value in card.uncertain_band)
         scale = (
             '<div class="ipf-scale"><div class="line">'
-            f"<span>IPF rather than normal lung <strong>{share(prediction.probability)}</strong></span>"
+            f"<span>IPF rather than normal lung <strong>{in_two_digits(prediction.probability)}</strong></span>"
             f"<span>Margin <strong>{signed(prediction.margin)}</strong> logits</span></div>"
             f'<div class="track"><i class="band" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
             f'<i class="here" style="left:{100 * prediction.probability:.1f}%"></i></div>'

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from ipfvision.core.findings import Prediction
+from ipfvision.core.findings import Prediction, in_two_digits
 from ipfvision.core.reader_statistics import Estimate
 from ipfvision.core.review import Opinion, Review
-from ipfvision.ui.markup import WORDS, listing, number, picture, plural, share
+from ipfvision.ui.markup import WORDS, listing, number, picture, plural
 from ipfvision.workflow.reader_agreement import Agreement, AnswerAgreement, Changes, Counted, Seconds, most_like_ipf
 
 DASH = "\N{EN DASH}"
@@ -90,7 +90,7 @@ def opinion(one: Opinion | None) -> str:
 def answer_words(prediction: Prediction) -> str:
     """The machine's answer for a slice."""
     word = WORDS[prediction.decision]
-    return word if prediction.probability is None else f"{word} {share(prediction.probability)}"
+    return word if prediction.probability is None else f"{word} {in_two_digits(prediction.probability)}"
 
 
 def framed(content: bytes, words: str) -> str:

@@ -15,13 +15,13 @@ from html import escape
 from ipfvision.core.agreement import Agreement
 from ipfvision.core.annotation import Finding, OnSlice, finding_of
 from ipfvision.core.evidence import EvidenceBudget
-from ipfvision.core.findings import Explanation, ModelCard
+from ipfvision.core.findings import Explanation, ModelCard, in_two_digits
 from ipfvision.core.plausibility import Plausibility
 from ipfvision.core.profile import Disagreement, ProfileRow
 from ipfvision.core.slice import PixelSpacing
 from ipfvision.core.trust import Trust, Verdict
 from ipfvision.synthetic.case import READER
-from ipfvision.ui.markup import TARGET_WORDS, listing, number, plural, refusals, share, signed
+from ipfvision.ui.markup import TARGET_WORDS, listing, number, plural, refusals, signed
 from ipfvision.workflow.annotations import Annotated
 from ipfvision.workflow.scoring import Scored
 
@@ -377,7 +377,8 @@ KINDS = {
 def disagreement_words(row: ProfileRow) -> str:
     """For a button that goes to the slice."""
     probability = row.prediction.probability
-    return f"Slice {row.index + 1}: {KINDS[row.disagreement]}" + ("" if probability is None else f" ({share(probability)})")
+    share = "" if probability is None else f" ({in_two_digits(probability)})"
+    return f"Slice {row.index + 1}: {KINDS[row.disagreement]}{share}"
 
 
 def worst_heading() -> str:

@@ -26,7 +26,7 @@ from ipfvision.case_page import (
 from ipfvision.core.agreement import HALF, Agreement
 from ipfvision.core.annotation import Annotation, BoxAnnotation, Finding, OnSlice, PointAnnotation
 from ipfvision.core.evidence import EvidenceBudget
-from ipfvision.core.findings import Decision, Explanation
+from ipfvision.core.findings import Decision, Explanation, in_two_digits
 from ipfvision.core.orientation import edges
 from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.plausibility import Plausibility
@@ -90,7 +90,7 @@ def case_picture(case: SentCase, index: int | None = None) -> npt.NDArray[np.uin
     prediction = one.reading.prediction
     heading = WORDS[prediction.decision]
     if prediction.probability is not None:
-        heading += f", calibrated probability of IPF against normal lung {_share(prediction.probability)}"
+        heading += f", calibrated probability of IPF against normal lung {in_two_digits(prediction.probability)}"
     return draw_figure(_panes(case, one), heading, f"{RESEARCH} Model {case.card.name}, SHA-256 {case.card.sha256[:12]}.")
 
 
@@ -101,7 +101,7 @@ def case_page(case: SentCase, index: int | None = None) -> CasePage:
     prediction = one.reading.prediction
     scale = None
     if prediction.probability is not None:
-        share = _share(prediction.probability)
+        share = in_two_digits(prediction.probability)
         scale = Scale(prediction.probability, case.card.uncertain_band, "0: normal lung", f"1: IPF; here {share}, calibrated")
     parts_note = "The slice was not read, so there is no evidence to divide."
     if one.scored.evidence is not None:
@@ -353,11 +353,6 @@ def _number(value: float, digits: int = 1) -> str:
 def _signed(value: float) -> str:
     text = _number(value, 2)
     return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else "+" + text
-
-
-def _share(probability: float) -> str:
-    """Two digits that never claim certainty."""
-    return "under 0.01" if probability < 0.01 else "over 0.99" if probability > 0.99 else f"{probability:.2f}"
 
 
 def _percent(value: float | None) -> str:

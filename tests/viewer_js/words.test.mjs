@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { outlineNames } from "../../ipfvision/ui/viewer/words.js";
+import { inTwoDigits, outlineNames } from "../../ipfvision/ui/viewer/words.js";
 
 const outline = (label, finding = "other", text = "Other") => ({ color: "#fff", dashed: true, text, label, finding });
 
@@ -22,4 +22,8 @@ test("many names do not cover the image", () => {
 test("as many names as there is room for are all named", () => {
   const names = outlineNames(Array.from({ length: 6 }, (_, index) => outline(`rib ${index}`)));
   assert.equal(names.at(-1).text, "rib 5");
+});
+
+test("a probability never claims certainty", () => {
+  assert.deepEqual([0.004, 0.01, 0.936, 0.99, 0.997].map(inTwoDigits), ["under 0.01", "0.01", "0.94", "0.99", "over 0.99"]);
 });

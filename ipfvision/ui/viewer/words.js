@@ -11,6 +11,12 @@ const MOST_NAMES = 6;
 const NAMING = ["annotation", "map", "agreement", "ct"];
 const DECISIONS = { ipf: "IPF-like", normal: "normal-like", uncertain: "uncertain" };
 
+/** A probability for people, that never claims certainty: as `core.findings.in_two_digits`. */
+export function inTwoDigits(probability) {
+  if (probability < 0.01) return "under 0.01";
+  return probability > 0.99 ? "over 0.99" : probability.toFixed(2);
+}
+
 export class Words {
   constructor(viewer) {
     this.viewer = viewer;
@@ -31,7 +37,7 @@ export class Words {
     const probability = this.viewer.data.probability[index];
     if (probability === null || probability === undefined) return this.viewer.data.refused[index] ? "no answer" : "";
     const decision = this.viewer.maps.get(index)?.decision ?? side(probability, this.viewer.data.uncertain_band);
-    return `IPF ${Math.round(probability * 100)} %, ${DECISIONS[decision] ?? "no answer"}`;
+    return decision in DECISIONS ? `${DECISIONS[decision]}, ${inTwoDigits(probability)}` : "no answer";
   }
 
   #value(value) {
