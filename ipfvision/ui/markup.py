@@ -150,7 +150,8 @@ def now_open(title: str, slices: int, refused: int, expected: str | None = None)
     if expected is not None:
         said = [f"A sample, drawn by this program. Expected: {WORDS[Decision(expected)]}"]
     if refused:
-        said.append(f"{plural(refused, 'file')} not read, listed under the images")
+        place = "under the images" if slices else "on the right"
+        said.append(f"{plural(refused, 'file')} not read, listed {place}")
     notes = "".join(f"<small>{escape(sentence)}</small>" for sentence in said)
     return f'<div class="ipf-now"><b>{escape(title)}</b>{notes}</div>'
 
