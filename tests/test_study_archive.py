@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ipfvision.core.review import BlindReview, Diagnosis, Draft, MapVerdict, RevealedReview, Review, Stage
-from ipfvision.errors import ArchiveRefused
+from ipfvision.core.review import BlindReview, Diagnosis, Draft, MapVerdict, Mode, RevealedReview, Review, Stage
+from ipfvision.errors import ArchiveRefused, ReviewChanged
 from ipfvision.workflow.studies import Studies
 from ipfvision.workflow.study_archive import read_study, write_study
-from tests.reviewing import MODEL, answer, read_whole, said, stack
+from tests.reviewing import MODEL, Clock, answer, read_whole, said, stack
 
 pytestmark = pytest.mark.xdist_group("postgresql")
 
@@ -122,6 +122,79 @@ def test_what_was_finished_elsewhere_is_finished_here(studies: Studies, elsewher
     read_study(studies, write_study(elsewhere, study, "Ada"))
     assert isinstance(studies.open_case(study, locked.id, "Bob"), Review)
     assert studies.progress(study)["Bob"] == (2, 3)
+
+
+def _two_clocks(studies: Studies, elsewhere: Studies) -> tuple[Clock, Clock]:
+    clocks = Clock(), Clock()
+    for one, clock in zip((studies, elsewhere), clocks, strict=True):
+        one._stopwatch = clock.stopwatch
+    return clocks
+
+
+def test_a_case_begun_here_and_locked_elsewhere_comes_back_locked_with_all_else_that_was_read_there(
+    studies: Studies, elsewhere: Studies
+) -> None:
+    _, clock = _two_clocks(studies, elsewhere)
+    study = studies.create("Trial", "Ada").id
+    first, second = studies.add_cases(study, "Ada", [stack(1), stack(2)]).cases
+    begun = studies.open_case(study, first.id, "Ada")
+    read_study(elsewhere, write_study(studies, study, "Ada"))
+    elsewhere.join(study, "Bob")
+    read_whole(elsewhere, study, second.id, "Bob")
+    elsewhere.open_case(study, first.id, "Ada")
+    clock.pass_by(60)
+    there = elsewhere.lock(begun.id, "Ada", 0, said(), MODEL)
+    assert there.times.seconds == 60
+
+    read_study(studies, write_study(elsewhere, study, "Ada"))
+    here = studies.open_case(study, first.id, "Ada")
+    assert isinstance(here, BlindReview)
+    assert (here.stage, here.draft, here.revision, here.times.seconds) == (Stage.LOCKED, said(), 1, 60)
+    assert studies.progress(study) == {"Ada": (0, 2), "Bob": (1, 2)}
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_of_two_drafts_the_one_that_went_further_stays(studies: Studies, elsewhere: Studies, mode: Mode) -> None:
+    study = studies.create("Trial", "Ada", mode).id
+    (case,) = studies.add_cases(study, "Ada", [stack(1)]).cases
+    review = studies.open_case(study, case.id, "Ada")
+    if mode is Mode.OPEN:
+        review = studies.reveal(review.id, "Ada", answer)
+    assert not isinstance(review, Review)
+    read_study(elsewhere, write_study(studies, study, "Ada"))
+    revision = elsewhere.autosave(review.id, "Ada", review.revision, Draft(comment="halfway"))
+    elsewhere.autosave(review.id, "Ada", revision, Draft(comment="further on"))
+    studies.autosave(review.id, "Ada", review.revision, Draft(comment="hardly begun"))
+    read_study(studies, write_study(elsewhere, study, "Ada"))
+    for place in (studies, elsewhere):
+        kept = place.open_case(study, case.id, "Ada")
+        assert not isinstance(kept, Review)
+        assert kept.draft.comment == "further on"
+    with pytest.raises(ReviewChanged):  # a tab that shows the draft that went
+        studies.autosave(review.id, "Ada", revision, Draft(comment="not seen"))
+
+
+def test_a_draft_saved_more_often_does_not_take_the_place_of_a_locked_one(studies: Studies, elsewhere: Studies) -> None:
+    _, clock = _two_clocks(studies, elsewhere)
+    study = studies.create("Trial", "Ada").id
+    (case,) = studies.add_cases(study, "Ada", [stack(1)]).cases
+    begun = studies.open_case(study, case.id, "Ada")
+    read_study(elsewhere, write_study(studies, study, "Ada"))
+    for revision in range(3):
+        studies.autosave(begun.id, "Ada", revision, Draft(comment=f"draft {revision}"))
+    elsewhere.open_case(study, case.id, "Ada")
+    clock.pass_by(60)
+    elsewhere.lock(begun.id, "Ada", 0, said(), MODEL)
+
+    before = write_study(studies, study, "Ada")
+    read_study(studies, write_study(elsewhere, study, "Ada"))
+    here = studies.open_case(study, case.id, "Ada")
+    assert isinstance(here, BlindReview)
+    assert (here.stage, here.draft, here.revision, here.times.seconds) == (Stage.LOCKED, said(), 4, 60)
+    read_study(elsewhere, before)
+    there = elsewhere.open_case(study, case.id, "Ada")
+    assert isinstance(there, BlindReview)
+    assert (there.stage, there.draft, there.revision, there.times.seconds) == (Stage.LOCKED, said(), 1, 60)
 
 
 def test_one_reader_who_read_one_case_in_two_places_is_not_counted_twice(studies: Studies, elsewhere: Studies) -> None:

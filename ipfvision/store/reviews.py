@@ -8,7 +8,7 @@ before it and goes on from its steps.
 import hashlib
 import unicodedata
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -641,7 +641,7 @@ def _add_rows(connection: Connection, given: Kept) -> str:
                 connection.execute(table.insert(), row)
             elif found != row and table is not MEMBERS:  # a name may be written in another way there
                 raise ArchiveRefused(CONTRADICTS)
-    _add_drafts(connection, study_id, given[DRAFTS.name], {row["review_id"] for row in here[DRAFTS.name]})
+    _add_drafts(connection, given, here)
     return study_id
 
 
@@ -660,16 +660,32 @@ def _check_row(table: sa.Table, row: Mapping[str, Any]) -> None:
             raise Damaged
 
 
-def _add_drafts(connection: Connection, study_id: str, given: Sequence[Mapping[str, Any]], here: set[str]) -> None:
-    """Drafts of what is unfinished, unless there is one here; what was finished elsewhere lets its draft here go."""
-    query = sa.select(STEPS.c.review_id).join(REVIEWS, REVIEWS.c.id == STEPS.c.review_id)
-    wanted = query.where(REVIEWS.c.study_id == study_id, STEPS.c.kind == "finished")
-    finished = set(connection.execute(wanted).scalars())
-    for row in given:
-        if row["review_id"] not in here | finished:
-            connection.execute(DRAFTS.insert(), dict(row))
-    for review_id in here & finished:
+def _add_drafts(connection: Connection, given: Kept, here: Kept) -> None:
+    """Drafts of what is unfinished: of two of one review the one that went further; what is finished lets its draft go."""
+    known = {row["review_id"]: row for row in here[DRAFTS.name]}
+    steps_here, steps_given = (Counter(row["review_id"] for row in rows[STEPS.name]) for rows in (here, given))
+    finished = {row["review_id"] for rows in (here, given) for row in rows[STEPS.name] if row["kind"] == "finished"}
+    for row in given[DRAFTS.name]:
+        review_id = row["review_id"]
+        if review_id in finished:
+            continue
+        if (found := known.get(review_id)) is None:
+            connection.execute(DRAFTS.insert(), row)
+        elif (steps_given[review_id], row["revision"]) > (steps_here[review_id], found["revision"]):
+            # Higher than both, so that no tab that shows the older one can save over this one.
+            newer = row | {"revision": max(row["revision"], found["revision"] + 1)}
+            unchanged = (DRAFTS.c.review_id == review_id) & (DRAFTS.c.revision == found["revision"])
+            connection.execute(DRAFTS.update().where(unchanged).values(newer))
+    touched = known.keys() | {row["review_id"] for row in given[DRAFTS.name]}
+    for review_id in touched & finished:
         connection.execute(DRAFTS.delete().where(DRAFTS.c.review_id == review_id))
+    seconds: dict[str, float] = {}
+    for row in (*here[STEPS.name], *given[STEPS.name]):
+        seconds[row["review_id"]] = max(row["seconds"], seconds.get(row["review_id"], row["seconds"]))
+    for review_id in touched & seconds.keys():
+        # A review is in hand at least as long as until its last step, wherever that was taken.
+        younger = (DRAFTS.c.review_id == review_id) & (DRAFTS.c.seconds < seconds[review_id])
+        connection.execute(DRAFTS.update().where(younger).values(seconds=seconds[review_id]))
 
 
 def _in_order(table: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
