@@ -243,6 +243,80 @@ def test_without_the_scan_s_files_nothing_is_sent(case: SentCase, files: list[Up
         case_dicom(case, [files[0], Upload("x", to_bytes(changed))], case_picture(case))
 
 
+PAGES = {"page.pdf", "figure.png", "case.json"}
+
+
+def altered(upload: Upload, **attributes: Any) -> Upload:
+    return replace(upload, content=to_bytes(change(dcmread(BytesIO(upload.content)), **attributes)))
+
+
+def kinds(sent: Sent) -> set[str]:
+    return {name.split("_", 2)[2] for name in sent.files}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "tags"),
+    [
+        ({"PatientID": "OTHER-1"}, {"(0010,0020)"}),
+        ({"PatientName": "Roe^Richard"}, {"(0010,0010)"}),
+        ({"PatientBirthDate": "19700101"}, {"(0010,0030)"}),
+        ({"PatientID": None, "PatientName": "", "PatientBirthDate": ""}, {"(0010,0020)", "(0010,0010)", "(0010,0030)"}),
+        ({"StudyInstanceUID": "1.2.999"}, {"(0020,000D)"}),
+        ({"SeriesInstanceUID": "1.2.998"}, {"(0020,000E)"}),
+        ({"FrameOfReferenceUID": "1.2.997"}, {"(0020,0052)"}),
+    ],
+)
+def test_files_of_two_patients_or_studies_become_no_object(
+    case: SentCase, files: list[Upload], attributes: dict[str, Any], tags: set[str]
+) -> None:
+    for order in (files[0], altered(files[1], **attributes)), (altered(files[0], **attributes), files[1]):
+        found = send(case, order)
+        assert kinds(found) == PAGES
+        (note,) = found.notes
+        assert set(re.findall(r"\([0-9A-F]{4},[0-9A-F]{4}\)", note)) == tags
+        assert not [value for value in (*NAMES.values(), *attributes.values()) if value and value in note]
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"StudyInstanceUID": "1.2.999"}, {"SeriesInstanceUID": "1.2.998"}, {"FrameOfReferenceUID": "1.2.997"}]
+)
+def test_nothing_is_written_into_another_study_than_the_one_that_was_read(
+    case: SentCase, files: list[Upload], attributes: dict[str, Any]
+) -> None:
+    with pytest.raises(InputRefused, match="please give the file that was read"):
+        case_dicom(case, [altered(one, **attributes) for one in files], case_picture(case))
+
+
+def test_files_that_differ_in_nothing_that_counts_are_one_patient_s(case: SentCase, files: list[Upload]) -> None:
+    padded = altered(files[1], PatientName="Doe^Jane^^", PatientID="MRN-4711 ")
+    assert len(case_dicom(case, [files[0], padded], case_picture(case)).files) == 5
+    nobody = [altered(one, PatientName=None, PatientID="", PatientBirthDate=None) for one in files]
+    assert len(case_dicom(case, nobody, case_picture(case)).files) == 5
+
+
+def test_slices_as_read_that_share_no_frame_of_reference_become_no_object(opened: Reader, files: list[Upload]) -> None:
+    moved = [files[0], altered(files[1], FrameOfReferenceUID="1.2.997")]
+    (series,) = take_in(moved).series
+    case = case_of(opened.card, [opened.read(one) for one in series.slices], [[area()], None])
+    with pytest.raises(InputRefused, match=r"\(0020,0052\)"):
+        case_dicom(case, moved, case_picture(case))
+
+
+def test_what_highdicom_does_not_take_is_left_out_in_a_sentence(opened: Reader, files: list[Upload]) -> None:
+    beside = [files[0], altered(files[1], ImagePositionPatient=[-60, -150, 0])]  # in one plane, side by side
+    (series,) = take_in(beside).series
+    assert len(series.slices) == 2
+    case = case_of(opened.card, [opened.read(one) for one in series.slices], [[area()], None])
+    found = send(case, beside)
+    assert kinds(found) == PAGES | {"picture.dcm", "report.dcm"}
+    assert [note.split(" was left out. ")[0] for note in found.notes] == [
+        "The segmentation of what was drawn",
+        "The segmentation of the map",
+        "The map",
+    ]
+    assert all("please export the CT again." in note and "duplicates" not in note for note in found.notes)
+
+
 def test_the_files_are_found_in_a_zip_among_others(case: SentCase, files: list[Upload]) -> None:
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -451,8 +525,7 @@ def test_every_pixel_of_the_slice_is_in_the_figure(case: SentCase) -> None:
 
 def test_everything_is_sent_at_once_and_a_page_even_without_a_pacs(case: SentCase, files: list[Upload]) -> None:
     alone, whole, without = send(case), send(case, files), send(case, [])
-    kinds = {"page.pdf", "figure.png", "case.json"}
-    assert {name.split("_", 2)[2] for name in alone.files} == {name.split("_", 2)[2] for name in without.files} == kinds
+    assert kinds(alone) == kinds(without) == PAGES
     assert len(whole.files) == 8
     assert alone.notes == whole.notes == ()
     (note,) = without.notes

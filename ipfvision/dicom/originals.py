@@ -18,7 +18,7 @@ from pydicom.filereader import read_partial
 from pydicom.uid import UID, CTImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
 
-from ipfvision.core.slice import PixelSpacing, Plane, Slice
+from ipfvision.core.slice import PixelSpacing, Plane, Slice, Source
 from ipfvision.dicom.attributes import Attributes, is_dicom, parse, quiet
 from ipfvision.dicom.reading import read
 from ipfvision.errors import InputRefused
@@ -49,6 +49,17 @@ _TRIAL = (
 )  # fmt: skip
 """Patient, General Study, Patient Study and Clinical Trial Modules (PS3.3 C.7.1, C.7.2): a patient and a study are described
 alike in all their objects; otherwise archives take them for two."""
+_SAME_PATIENT = {
+    "PatientID": "Patient ID (0010,0020)",
+    "PatientName": "Patient's Name (0010,0010)",
+    "PatientBirthDate": "Patient's Birth Date (0010,0030)",
+}
+_SAME_PLACE = {
+    "StudyInstanceUID": "Study Instance UID (0020,000D)",
+    "SeriesInstanceUID": "Series Instance UID (0020,000E)",
+    "FrameOfReferenceUID": "Frame of Reference UID (0020,0052)",
+}
+"""What the slices of one object have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,8 @@ def find_originals(content: bytes, scans: Sequence[Slice]) -> dict[int, Original
     Raises
     ------
     InputRefused
-        If it says that it is a slice's file, but holds other pixels, is damaged, or does not name its study and series.
+        If it says that it is a slice's file, but holds other pixels, is of another study or series, is damaged, or does not
+        name its study and series.
     """
     if not is_dicom(content):
         return {}
@@ -132,14 +144,57 @@ def find_originals(content: bytes, scans: Sequence[Slice]) -> dict[int, Original
         wanted = {index: scan for index, scan in enumerate(scans) if uid is not None and scan.source.sop_instance_uid == uid}
         if not wanted:
             return {}
-        pixels = {one.source.frame: one.source.pixel_sha256 for one in read(content, "")}
-        if any(pixels.get(scan.source.frame) != scan.source.pixel_sha256 for scan in wanted.values()):
-            raise InputRefused(
-                "This file has the number of a slice that was read (SOP Instance UID (0008,0018)) but other pixels: it was "
-                "changed since; please give the file that was read."
-            )
+        now = {one.source.frame: one.source for one in read(content, "")}
+        for scan in wanted.values():
+            _check_unchanged(now.get(scan.source.frame), scan.source)
         dataset, _ = parse(content)
         return {index: _original(dataset, scan) for index, scan in wanted.items()}
+
+
+def _check_unchanged(now: Source | None, before: Source) -> None:
+    """Whether a slice's file is still the one that was read."""
+    if now is None or now.pixel_sha256 != before.pixel_sha256:
+        raise InputRefused(
+            "This file has the number of a slice that was read (SOP Instance UID (0008,0018)) but other pixels: it was "
+            "changed since; please give the file that was read."
+        )
+    uids = (
+        (now.study_instance_uid, before.study_instance_uid),
+        (now.series_instance_uid, before.series_instance_uid),
+        (now.frame_of_reference_uid, before.frame_of_reference_uid),
+    )
+    changed = [said for said, (new, old) in zip(_SAME_PLACE.values(), uids, strict=True) if old not in (None, new)]
+    if changed:
+        raise InputRefused(
+            f"This file has the number and the pixels of a slice that was read, but not its {', '.join(changed)}: it was "
+            "changed since, or is of an anonymized copy; please give the file that was read."
+        )
+
+
+def check_one_patient(originals: Sequence[Original]) -> None:
+    """Refuse files that do not all name one patient, study, series and frame of reference: only the first one's are written.
+
+    Raises
+    ------
+    InputRefused
+        It names the attributes that differ, and no value. What a file lacks is as empty.
+    """
+    with quiet():
+        known = [{element.keyword: _plain(element) for element in one.identity} for one in originals]
+    differing = [said for keyword, said in _SAME_PATIENT.items() if len({one.get(keyword, "") for one in known}) > 1]
+    differing += [
+        said for keyword, said in _SAME_PLACE.items() if len({str(one.reference.get(keyword, "")) for one in originals}) > 1
+    ]
+    if differing:
+        raise InputRefused(
+            f"The files of these slices differ in {', '.join(differing)}: they are of more than one patient or series, or some "
+            "are of an anonymized copy, so nothing can be written that belongs to all; please give the files of one scan."
+        )
+
+
+def _plain(element: DataElement) -> str:
+    """A value without the padding and the empty components at its end, which mean nothing (PS3.5 6.2)."""
+    return "" if element.value is None else str(element.value).rstrip(" ^=\0").lstrip(" ")
 
 
 def _sop_instance_uid(content: bytes) -> str | None:

@@ -1,6 +1,6 @@
 """The DICOM objects of a case: SEG of what was drawn and of the map, the map, a picture, a report; each a series of its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from ipfvision.core.findings import Decision, Explanation
 from ipfvision.core.review import Diagnosis, MapVerdict, Reason
 from ipfvision.core.slice import PixelSpacing, Scale, Slice
 from ipfvision.dicom.codes import Term
-from ipfvision.dicom.originals import Maker, Original, Written, find_originals
+from ipfvision.dicom.originals import Maker, Original, Written, check_one_patient, find_originals
 from ipfvision.dicom.parametric_map import write_map
 from ipfvision.dicom.secondary_capture import write_picture
 from ipfvision.dicom.segmentation_writing import Area, write_drawn, write_map_region
@@ -34,6 +34,10 @@ MOST_MAPPED = 100
 MOST_REPORTED = 40
 """Slices of which a report speaks: each takes some fifty content items, and nobody reads more."""
 _RESEARCH = "Research use only, not for diagnosis."
+_ODD = (
+    "No valid object can be made of what the scan's own files say, perhaps because they contradict one another in where the "
+    "slices lie (Image Position (Patient) (0020,0032), Image Orientation (Patient) (0020,0037)); please export the CT again."
+)
 
 
 def case_dicom(
@@ -51,7 +55,8 @@ def case_dicom(
     Raises
     ------
     InputRefused
-        If the slices are no DICOM, are not of one series, or their files are not among those given.
+        If the slices are no DICOM, are not of one series, or their files are not among those given, were changed, or name more
+        than one patient.
     """
     scans = [one.reading.scan for one in case.slices]
     _check_one_series(scans)
@@ -63,7 +68,9 @@ def case_dicom(
             f"The DICOM files of {missing} of {len(scans)} slices of this case were not given: what is sent carries the "
             "patient and study of the scan, which this program does not keep; please give the files of the scan again."
         )
-    return _Sender(case, [found[index] for index in range(len(scans))], picture, refusals).send()
+    own = [found[index] for index in range(len(scans))]
+    check_one_patient(own)
+    return _Sender(case, own, picture, refusals).send()
 
 
 def _check_one_series(scans: Sequence[Slice]) -> None:
@@ -170,8 +177,11 @@ class _Sender:
         drawn, areas = self._drawn()
         region = self._region()
         heatmap = self._map()
-        picture = write_picture(self._originals[key], self._picture, self._maker, self._next())
-        self._keep("picture", picture)
+        picture = self._make(
+            "picture",
+            "The picture",
+            lambda number: write_picture(self._originals[key], self._picture, self._maker, number),
+        )
         groups: list[Group] = []
         for index in self._weightiest(MOST_REPORTED, "The report speaks"):
             one = case.slices[index]
@@ -191,17 +201,21 @@ class _Sender:
                 ]
             groups += self._map_group(index, one, region)
         groups += self._opinions(key)
-        self._keep("report", write_report(self._originals, groups, self._maker, self._next()))
+        self._make("report", "The report", lambda number: write_report(self._originals, groups, self._maker, number))
         return Sent(dict(self._files), tuple(self._notes), self._refusals)
 
-    def _next(self) -> int:
-        return FIRST_SERIES_NUMBER + len(self._files)
-
-    def _keep(self, kind: str, made: Written) -> None:
+    def _make(self, kind: str, what: str, write: Callable[[int], Written]) -> Written | None:
+        """Keep what `write` makes, given a series number. Where it cannot be made, note why: that never stops the others."""
+        try:
+            made = write(FIRST_SERIES_NUMBER + len(self._files))
+        except InputRefused as error:
+            self._notes.append(f"{what} was left out. {error}")
+            return None
+        except ValueError:  # highdicom and pydicom on odd values, which they quote, and which may name the patient
+            self._notes.append(f"{what} was left out. {_ODD}")
+            return None
         self._files[f"{self._case.name}_{kind}.dcm"] = made.content
-
-    def _left_out(self, what: str, error: InputRefused) -> None:
-        self._notes.append(f"{what} was left out. {error}")
+        return made
 
     def _drawn(self) -> tuple[Written | None, list[Area]]:
         """The segmentation of what a person drew, if there is any."""
@@ -226,12 +240,11 @@ class _Sender:
         if not areas:
             self._notes.append("No area was drawn by a reader, so there is no segmentation of it.")
             return None, []
-        try:
-            made = write_drawn(self._originals, areas, self._maker, self._next())
-        except InputRefused as error:
-            self._left_out("The segmentation of what was drawn", error)
-            return None, []
-        self._keep("seg_reader", made)
+        made = self._make(
+            "seg_reader",
+            "The segmentation of what was drawn",
+            lambda number: write_drawn(self._originals, areas, self._maker, number),
+        )
         return made, areas
 
     def _explanation(self, index: int) -> Explanation | None:
@@ -245,21 +258,19 @@ class _Sender:
             return None
         shape = self._case.slices[0].reading.scan.shape
         masks = [np.zeros(shape, np.bool_) if one is None else map_region(one) for one in explanations]
-        try:
-            made = write_map_region(
+        return self._make(
+            "seg_map",
+            "The segmentation of the map",
+            lambda number: write_map_region(
                 self._originals,
                 masks,
                 self._maker,
-                self._next(),
+                number,
                 method=lit[0].method,
                 label=f"{map_words(lit[0])}, at least half its peak",
                 parameters=self._parameters(lit[0]),
-            )
-        except InputRefused as error:
-            self._left_out("The segmentation of the map", error)
-            return None
-        self._keep("seg_map", made)
-        return made
+            ),
+        )
 
     def _weightiest(self, most: int, what: str) -> list[int]:
         """Indices of at most so many slices, in their order."""
@@ -277,21 +288,20 @@ class _Sender:
             return {}
         first = mapped[0][1]
         unit = "in logits" if first.unit == "logits" else "without a unit"
-        try:
-            made = write_map(
+        made = self._make(
+            "map",
+            "The map",
+            lambda number: write_map(
                 [self._originals[index] for index, _ in mapped],
                 [one.heatmap() for _, one in mapped],
                 self._maker,
-                self._next(),
+                number,
                 method=first.method,
                 explanation=f"{map_words(first)} at {first.layer}, {unit}",
                 full_scale=max(full_scale(self._case.card, one) for _, one in mapped),
-            )
-        except InputRefused as error:
-            self._left_out("The map", error)
-            return {}
-        self._keep("map", made)
-        return {index: made for index, _ in mapped}
+            ),
+        )
+        return {} if made is None else {index: made for index, _ in mapped}
 
     def _parameters(self, explanation: Explanation) -> dict[str, str]:
         return {"method": explanation.method, "target": explanation.target, "layer": explanation.layer, "threshold": str(HALF)}
