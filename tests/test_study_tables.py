@@ -233,6 +233,7 @@ def test_a_truth_is_read_from_a_table() -> None:
         ("case,truth\n1,IPF\n", "Line 2"),
         ("case,truth\n1,1\nCT-7,0\n", "Line 3"),
         ("case,truth\n1\n", "Line 2"),
+        ("case,truth\n1,1\n" + "1" * 5000 + ",1\n", "Line 3"),
         ("case,truth\n1,1\n1,0\n", "Line 3 of the truth names a case for the second time"),
     ],
 )

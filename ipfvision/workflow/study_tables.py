@@ -26,6 +26,8 @@ ALONE, AIDED = 1, 2
 TRUTH_IN_R = ("truth", "truth")
 """Reader and modality of the rows that hold the truth; iMRMC's R package looks for these words, its Java program for `-1`."""
 TRUTH_IN_JAVA = (-1, 0)
+LONGEST_CASE_NUMBER = 9
+"""Digits, in a table of the truth: more are no case's, and Python converts no more than some thousands."""
 NEEDS_TRUTH = (
     "The table for iMRMC needs the truth of at least one case with IPF and one without that somebody has read; please give a "
     "table with the columns case and truth."
@@ -139,7 +141,7 @@ def read_truth(text: str) -> dict[int, bool]:
         raise InputRefused("The table of the truth is not a .csv file that can be read.") from None
     found: dict[int, bool] = {}
     for number, (case, truth) in enumerate(rows, start=2):
-        if not (case.isascii() and case.isdigit()) or truth not in {"0", "1"}:
+        if not (case.isascii() and case.isdigit() and len(case) <= LONGEST_CASE_NUMBER) or truth not in {"0", "1"}:
             raise InputRefused(f"Line {number} of the truth is not a case number with 1 (IPF) or 0 (not IPF).")
         if int(case) in found:
             raise InputRefused(f"Line {number} of the truth names a case for the second time.")
