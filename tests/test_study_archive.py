@@ -264,6 +264,40 @@ def _lock_of_a_shown_case(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return next(row for row in rows if row["kind"] == "locked" and row["review_id"] in shown)
 
 
+def _steps(change: Callable[[list[dict[str, Any]]], None]) -> Callable[[dict[str, bytes]], None]:
+    return _rows("steps", lambda rows: change([next(row for row in rows if row["kind"] == "finished")]))
+
+
+def _member(**values: str) -> Callable[[dict[str, bytes]], None]:
+    return _rows("members", lambda rows: rows.append({**rows[0], "role": "reader", **values}))
+
+
+def _huge(drawing: dict[str, Any]) -> dict[str, Any]:
+    return {**drawing, "shape": [2**40, 1], "runs": [0, 2**40]}
+
+
+def _unread_and_huge(files: dict[str, bytes]) -> None:
+    files.update(dict.fromkeys(("reviews.jsonl", "steps.jsonl", "drafts.jsonl"), b""))
+    _rows("case_slices", lambda rows: [row.update(rows=60000, columns=60000) for row in rows])(files)
+
+
+def _said(kind: str, **values: Any) -> Callable[[dict[str, bytes]], None]:
+    """Change what a step says, at a__0__b, to a value or by a function."""
+
+    def apply(rows: list[dict[str, Any]]) -> None:
+        row = next(row for row in rows if row["kind"] == kind)
+        content = json.loads(row["content"])
+        for path, value in values.items():
+            *way, last = (int(part) if part.isdigit() else part for part in path.split("__"))
+            inner = content
+            for part in way:
+                inner = inner[part]
+            inner[last] = value(inner[last]) if callable(value) else value
+        row["content"] = json.dumps(content)
+
+    return _rows("steps", apply)
+
+
 FORGED = {
     "an opinion of nobody": _rows("steps", lambda rows: [row.update(review_id="0" * 32) for row in rows[:1]]),
     "an answer before the lock": _rows("steps", lambda rows: rows.remove(_lock_of_a_shown_case(rows))),
@@ -284,6 +318,41 @@ FORGED = {
     "a name that is too long": _rows("studies", _set(application_version="x" * 41)),
     "a case of another study": _rows("cases", _set(study_id="0" * 32)),
     "no draft for what is under way": _rows("drafts", list.clear),
+    "a name that cannot be printed": _member(key="", name=" \x07"),
+    "two keys for one name": _member(key="bob2", name="Bob"),
+    "another role": _member(key="eve", name="Eve", role="owner"),
+    "a text with a zero": _rows("cases", _set(series_instance_uid="1\x002")),
+    "a text with half a character": _rows("cases", _set(series_instance_uid="\ud800")),
+    "a review that is not a UUID": _rows("drafts", _set(review_id="../" + "x" * 29)),
+    "a time before all others": _rows("studies", _set(created="0001-01-01T00:00:00+14:00")),
+    "a time of joining that is none": _rows("members", _set(joined="")),
+    "a seed that no column holds": _rows("studies", _set(seed=2**70)),
+    "a number of a case after which there is none": _rows("cases", _set(number=2**31 - 1)),
+    "a revision after which there is none": _rows("drafts", _set(revision=2**31 - 1)),
+    "a negative revision": _rows("drafts", _set(revision=-1)),
+    "endless seconds": _steps(_set(seconds=float("inf"))),
+    "seconds beyond all floats": _steps(_set(seconds=10**400)),
+    "seconds that are no number": _rows("drafts", _set(seconds=float("nan"))),
+    "more seconds than there are": _rows("drafts", _set(seconds=1e300)),
+    "a slice too large to show": _unread_and_huge,
+    "a drawing too large to show": _said("locked", opinion__drawings__0=_huge),
+    "a drawing on half a slice": _said("locked", opinion__drawings__0__slice_index=0.0),
+    "a confidence that is true": _said("locked", opinion__confidence=True),
+    "a model that is none": _said("locked", model_sha256=5),
+    "an overlap that is a text": _said("finished", agreement__0__dice="x"),
+    "an overlap above 1": _said("finished", agreement__0__dice=1.5),
+    "a rank beyond all floats": _said("finished", agreement__0__rank_accuracy=10**400),
+    "a hit that is a number": _said("finished", agreement__0__pointing=2),
+    "an overlap on no slice": _said("finished", agreement__0__slice_index=7),
+    "a probability that is a text": _said("revealed", answer__slices__0__probability="x"),
+    "a probability above 1": _said("revealed", answer__slices__0__probability=1.5),
+    "an endless margin": _said("revealed", answer__slices__0__margin=float("inf")),
+    "a margin that is no number": _said("revealed", answer__slices__0__margin=float("nan")),
+    "a map of no shape": _said("revealed", answer__slices__0__map__shape=[-1, 8]),
+    "a map of a shape beyond all": _said("revealed", answer__slices__0__map__shape=[2**70, 1]),
+    "a crop beyond all": _said("revealed", answer__slices__0__map__crop__width=2**70),
+    "half a crop": _said("revealed", answer__slices__0__map__crop__left=0.5),
+    "half a character": _said("finished", opinion__comment="\ud800"),
     "a line that is no row": lambda files: files.update({"steps.jsonl": b"5\n"}),
 }
 
@@ -291,7 +360,7 @@ FORGED = {
 @pytest.mark.parametrize("what", FORGED)
 def test_a_zip_with_an_honest_manifest_and_forged_rows_is_refused_whole(studies: Studies, exported: bytes, what: str) -> None:
     content = _repacked(exported, FORGED[what], honest=True)
-    with pytest.raises(ArchiveRefused):
+    with pytest.raises(ArchiveRefused, match=r"is damaged or was changed|contradicts what is here"):
         read_study(studies, content)
     assert studies.all() == ()
 

@@ -22,6 +22,8 @@ LONGEST_TEXT = 10_000
 """Characters of a comment."""
 LONGEST_NAME = 200
 """Characters of a reader's name or a study's title."""
+MOST_PIXELS = 2**24
+"""Of a slice: no larger picture, and no larger DICOM frame, is read."""
 
 
 class Diagnosis(StrEnum):
@@ -100,8 +102,7 @@ class CaseSlice:
     def __post_init__(self) -> None:
         if len(self.pixel_sha256) != 64 or set(self.pixel_sha256) - set("0123456789abcdef"):
             raise ValueError("a SHA-256 is 64 hexadecimal digits")
-        if min(self.shape) <= 0:
-            raise ValueError(f"a slice is (rows, columns), not {self.shape}")
+        _check_shape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ class Drawn:
     """Run lengths (`ipfvision.core.run_lengths`)."""
 
     def __post_init__(self) -> None:
-        if self.slice_index < 0 or min(self.shape) <= 0:
-            raise ValueError("a drawing lies on a slice with pixels")
+        if self.slice_index < 0:
+            raise ValueError("a drawing lies on a slice")
+        _check_shape(self.shape)
         check(list(self.runs), self.shape[0] * self.shape[1])
 
     @classmethod
@@ -441,6 +443,11 @@ def union(
 def _check_drawings(drawings: Sequence[Drawn]) -> None:
     if len({(one.slice_index, one.finding) for one in drawings}) < len(drawings):
         raise ValueError("there is one drawing for each slice and finding")
+
+
+def _check_shape(shape: tuple[int, int]) -> None:
+    if min(shape) <= 0 or shape[0] * shape[1] > MOST_PIXELS:
+        raise ValueError(f"a slice is (rows, columns) of at most {MOST_PIXELS} pixels, not {shape}")
 
 
 def _check_text(text: str) -> None:

@@ -8,7 +8,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -29,6 +29,12 @@ from ipfvision.core.review import (
 )
 
 CELLS = np.dtype("<f4")
+LONGEST_SIDE = 2**15 - 2
+"""Of a slice with a map, and of its crop: OpenCV's `remap` takes no more."""
+MOST_CELLS = 1024
+"""Of a map, on a side; a model's grid has some ten."""
+LARGEST_MARGIN = 1e6
+"""In logits."""
 
 
 class Damaged(Exception):
@@ -43,7 +49,7 @@ def write(content: Mapping[str, Any]) -> str:
 def read(text: str) -> dict[str, Any]:
     """The JSON of a row; raises Damaged."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Damaged from error
     if not isinstance(content, dict):
@@ -69,12 +75,12 @@ def to_draft(content: Mapping[str, Any]) -> Draft:
     try:
         return Draft(
             diagnosis=None if content["diagnosis"] is None else Diagnosis(content["diagnosis"]),
-            confidence=content["confidence"],
+            confidence=None if content["confidence"] is None else _whole(content["confidence"]),
             drawings=_to_drawings(content["drawings"]),
-            comment=_text(content["comment"]),
+            comment=to_text(content["comment"]),
             verdict=None if content["verdict"] is None else MapVerdict(content["verdict"]),
             reasons=tuple(Reason(reason) for reason in content["reasons"]),
-            verdict_text=_text(content["verdict_text"]),
+            verdict_text=to_text(content["verdict_text"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged from error
@@ -95,9 +101,9 @@ def to_opinion(content: Mapping[str, Any]) -> Opinion:
     try:
         return Opinion(
             Diagnosis(content["diagnosis"]),
-            content["confidence"],
+            _whole(content["confidence"]),
             _to_drawings(content["drawings"]),
-            _text(content["comment"]),
+            to_text(content["comment"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged from error
@@ -116,7 +122,7 @@ def to_judgment(content: Mapping[str, Any] | None) -> Judgment | None:
         return None
     try:
         reasons = tuple(Reason(reason) for reason in content["reasons"])
-        return Judgment(MapVerdict(content["verdict"]), reasons, _text(content["text"]))
+        return Judgment(MapVerdict(content["verdict"]), reasons, to_text(content["text"]))
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged from error
 
@@ -129,8 +135,16 @@ def from_agreement(agreement: Sequence[MapAgreement]) -> list[dict[str, Any]]:
 def to_agreement(content: Sequence[Mapping[str, Any]]) -> tuple[MapAgreement, ...]:
     """Raises Damaged."""
     try:
-        return tuple(MapAgreement(**one) for one in content)
-    except (TypeError, ValueError) as error:
+        return tuple(
+            MapAgreement(
+                _whole(one["slice_index"]),
+                _share(one["dice"]),
+                _share(one["rank_accuracy"]),
+                None if one["pointing"] is None else _truth(one["pointing"]),
+            )
+            for one in content
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise Damaged from error
 
 
@@ -158,13 +172,15 @@ def to_answer(content: Mapping[str, Any]) -> MachineAnswer:
     try:
         slices = tuple(
             SliceAnswer(
-                one["slice_index"],
-                Prediction(Decision(one["decision"]), _text(one["reason"]), one["probability"], one["margin"]),
+                _whole(one["slice_index"]),
+                Prediction(
+                    Decision(one["decision"]), to_text(one["reason"]), _share(one["probability"]), _margin(one["margin"])
+                ),
                 None if one["map"] is None else _to_explanation(one["map"]),
             )
             for one in content["slices"]
         )
-        return MachineAnswer(_text(content["model_name"]), _text(content["model_sha256"]), slices)
+        return MachineAnswer(to_text(content["model_name"]), to_text(content["model_sha256"]), slices)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise Damaged from error
 
@@ -183,11 +199,16 @@ def _from_explanation(explanation: Explanation) -> dict[str, Any]:
 
 
 def _to_explanation(content: Mapping[str, Any]) -> Explanation:
-    crop = {**content["crop"]}
-    crop.update(input_shape=_pair(crop["input_shape"]), slice_shape=_pair(crop["slice_shape"]))
-    cells = np.frombuffer(base64.b64decode(content["cells"], validate=True), CELLS).reshape(_pair(content["shape"]))
-    named = (_text(content[name]) for name in ("target", "method", "layer", "unit"))
-    return Explanation(cells.astype(np.float32), Crop(**crop), *named)
+    given, shape = content["crop"], _pair(content["shape"])
+    left, top, width, height = (_whole(given[name]) for name in ("left", "top", "width", "height"))
+    crop = Crop(left, top, width, height, _pair(given["input_shape"]), _pair(given["slice_shape"]))
+    if max(abs(left), abs(top), width, height, *crop.input_shape, *crop.slice_shape) > LONGEST_SIDE:
+        raise ValueError(f"the crop of a map has sides of at most {LONGEST_SIDE}")
+    if not 0 < min(shape) <= max(shape) <= MOST_CELLS:
+        raise ValueError(f"a map has at most {MOST_CELLS} cells on a side")
+    cells = np.frombuffer(base64.b64decode(content["cells"], validate=True), CELLS).reshape(shape)
+    named = (to_text(content[name]) for name in ("target", "method", "layer", "unit"))
+    return Explanation(cells.astype(np.float32), crop, *named)
 
 
 def _from_drawings(drawings: Sequence[Drawn]) -> list[dict[str, Any]]:
@@ -198,17 +219,54 @@ def _from_drawings(drawings: Sequence[Drawn]) -> list[dict[str, Any]]:
 
 
 def _to_drawings(content: Sequence[Mapping[str, Any]]) -> tuple[Drawn, ...]:
-    return tuple(Drawn(one["slice_index"], Finding(one["finding"]), _pair(one["shape"]), tuple(one["runs"])) for one in content)
+    return tuple(
+        Drawn(_whole(one["slice_index"]), Finding(one["finding"]), _pair(one["shape"]), tuple(one["runs"])) for one in content
+    )
+
+
+def to_text(given: object) -> str:
+    """A text that every page and file can hold; raises TypeError or ValueError."""
+    if not isinstance(given, str):
+        raise TypeError("a text is expected")
+    given.encode()  # half of a surrogate pair is no text
+    return given
 
 
 def _pair(numbers: Sequence[Any]) -> tuple[int, int]:
     first, second = numbers
-    if type(first) is not int or type(second) is not int:
-        raise TypeError("a shape is two whole numbers")
-    return first, second
+    return _whole(first), _whole(second)
 
 
-def _text(given: object) -> str:
-    if not isinstance(given, str):
-        raise TypeError("a text is expected")
+def _whole(given: object) -> int:
+    if type(given) is not int:  # True is none
+        raise TypeError("a whole number is expected")
     return given
+
+
+def _truth(given: object) -> bool:
+    if not isinstance(given, bool):
+        raise TypeError("true or false is expected")
+    return given
+
+
+def _share(given: object) -> float | None:
+    return _number(given, 0, 1)
+
+
+def _margin(given: object) -> float | None:
+    return _number(given, -LARGEST_MARGIN, LARGEST_MARGIN)
+
+
+def _number(given: object, least: float, most: float) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError("a number is expected")
+    if not least <= given <= most:  # nor is NaN
+        raise ValueError(f"a number from {least} to {most} is expected")
+    return given
+
+
+def _no_number(name: str) -> NoReturn:
+    """JSON has no infinity and no NaN, though Python's reader takes them."""
+    raise ValueError(f"{name} is no number")

@@ -6,6 +6,7 @@ before it and goes on from its steps.
 """
 
 import hashlib
+import re
 import unicodedata
 import uuid
 from collections import Counter, defaultdict
@@ -58,6 +59,16 @@ CONTRADICTS = (
 NOT_A_STUDY = (
     "This .zip holds no study that can be read: it is damaged or was changed. Nothing was taken in; please export it again."
 )
+
+ID_LENGTH = 32
+"""Of what `uuid` writes as `hex`; no other column has this length."""
+TIMES = {"created", "joined", "added", "opened", "at", "saved"}
+"""Columns with a time."""
+MOST = 2**30
+"""Of whatever is counted: room is left for going on from there in a column of 32 bits."""
+LARGEST_SEED = 2**31 - 1
+LONGEST_SECONDS = 2**31
+"""Of a reading: more than a lifetime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +413,7 @@ def _time(text: str) -> datetime:
         found = datetime.fromisoformat(text)
     except ValueError as error:
         raise Damaged from error
-    if found.tzinfo is None:
+    if found.tzinfo is None or not 1900 < found.year < 9000:  # or another time zone may have no such time
         raise Damaged
     return found
 
@@ -560,6 +571,7 @@ def _review(row: Row[Any], study: Study, case: Case, reader: str, told: _Told, d
 def _whole(row: Row[Any], study: Study, case: Case, reader: str, told: _Told, draft: Row[Any] | None) -> AnyReview:
     locked, revealed, finished = told.locked, told.revealed, told.finished
     first = None if locked is None else content.to_opinion(locked.content["opinion"])
+    model_at_lock = None if locked is None else content.to_text(locked.content["model_sha256"])
     if finished is None and draft is None:
         raise Damaged
     times = Times(
@@ -572,6 +584,9 @@ def _whole(row: Row[Any], study: Study, case: Case, reader: str, told: _Told, dr
     )
     answer = None if revealed is None else content.to_answer(revealed.content["answer"])
     if finished is not None and answer is not None:
+        agreement = content.to_agreement(finished.content["agreement"])
+        if any(not 0 <= one.slice_index < len(case.slices) for one in agreement):
+            raise Damaged
         return Review(
             id=row.id,
             study=study,
@@ -583,8 +598,8 @@ def _whole(row: Row[Any], study: Study, case: Case, reader: str, told: _Told, dr
             application_version=finished.application_version,
             first=first,
             judgment=content.to_judgment(finished.content["judgment"]),
-            agreement=content.to_agreement(finished.content["agreement"]),
-            model_sha256_at_lock=None if locked is None else locked.content["model_sha256"],
+            agreement=agreement,
+            model_sha256_at_lock=model_at_lock,
             supersedes=row.supersedes,
         )
     if draft is None:
@@ -623,6 +638,9 @@ def _add_rows(connection: Connection, given: Kept) -> str:
     for table in (*KEPT, DRAFTS):
         for row in given[table.name]:
             _check_row(table, row)
+    for row in given[MEMBERS.name]:
+        if reader_key(Member(row["name"], Role(row["role"])).name) != row["key"]:
+            raise Damaged
     (study,) = given[STUDIES.name]
     study_id: str = study["id"]
     uuid.UUID(study_id)
@@ -655,9 +673,27 @@ def _check_row(table: sa.Table, row: Mapping[str, Any]) -> None:
             if not column.nullable:
                 raise Damaged
             continue
-        fits = type(value) is kind or (kind is float and type(value) is int)
-        if not fits or (isinstance(column.type, sa.String) and len(value) > (column.type.length or len(value))):
+        if kind is float and type(value) is int:
+            kind = int
+        if type(value) is not kind or not _fits(column, value):
             raise Damaged
+
+
+def _fits(column: sa.Column[Any], value: Any) -> bool:
+    """Whether both kinds of databases can hold a value of the column's type, and pages can show it."""
+    if isinstance(column.type, sa.String):
+        if "\x00" in value or len(value) > (column.type.length or len(value)):
+            return False
+        value.encode()  # half of a surrogate pair is no text
+        if column.type.length == ID_LENGTH:
+            return re.fullmatch("[0-9a-f]+", value) is not None
+        if column.name in TIMES:
+            _time(value)
+        return True
+    number: float = value
+    if column is STUDIES.c.seed:
+        return abs(number) <= LARGEST_SEED
+    return 0 <= number <= (LONGEST_SECONDS if isinstance(column.type, sa.Float) else MOST)  # NaN and infinity are not
 
 
 def _add_drafts(connection: Connection, given: Kept, here: Kept) -> None:
