@@ -338,6 +338,23 @@ def test_what_was_open_leaves_memory_when_something_else_is_opened(open_slices: 
     assert [held() is None for held in gone] == [True, True, True, True, False, False]
 
 
+def test_a_tab_that_is_gone_leaves_no_scan_behind(open_slices: Callable[..., AppTest]) -> None:
+    gone = []
+
+    def fresh() -> Series:
+        scans = [thorax(number) for number in range(2)]
+        gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
+        return Series(tuple(scans))
+
+    app = open_slices(fresh())
+    quiet(app.run())
+    assert any(one.key == "trust" for one in app.button)  # drawn for what is open, and kept by Streamlit
+    desk_of(app).leave()
+    quiet(app.run())
+    session.collect_cleared()
+    assert [held() for held in gone] == [None, None]
+
+
 def test_two_readers_never_share_a_desk(reader: Reader) -> None:
     pages = [AppTest.from_file(str(SCRIPT), default_timeout=60) for _ in range(2)]
     desk = Session()

@@ -387,9 +387,19 @@ def test_what_is_asked_for_and_cannot_be_is_said_and_answered_exactly(
 
     assert "'int4'" in note(_measured(random_model()), "int4")
     assert "card does not say" in note(random_model(), "bf16")
+    for odd in (None, {}, {"bf16": None}, {"bf16": {"pictures": 3}}):
+        model = random_model()
+        odd_card = replace(model.card, details={"reduced_precision": odd})
+        assert "card does not say" in note(replace(model, card=odd_card), "bf16")
     with monkeypatch.context() as patch:
         patch.setattr(openvino_door, "has_bf16", lambda: False)
         assert "this processor" in note(_measured(random_model()), "bf16")
+    with monkeypatch.context() as patch:
+        patch.setenv("IPFVISION_RUNTIME", "torch")
+        assert prepare(_measured(random_model())).notes == (
+            "IPFVISION_PRECISION has no effect beside IPFVISION_RUNTIME=torch.",
+        )
+        assert runtime.in_bf16(random_model()) is None
     on_openvino = runtime.on_openvino
     monkeypatch.setattr(openvino_door, "has_bf16", lambda: True)
     monkeypatch.setattr(

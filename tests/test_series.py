@@ -4,7 +4,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -411,6 +411,44 @@ def test_an_error_in_the_background_is_raised_where_the_series_is_looked_at(coun
     with pytest.raises(Broken):
         taken(reading, 1)
     assert reading.ended
+
+
+def _breaks_at_third(body: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    passes = iter(range(10))
+
+    def features(images: torch.Tensor) -> torch.Tensor:
+        if next(passes) == 2:
+            raise RuntimeError("the third pass")
+        return body(images)
+
+    return features
+
+
+def test_what_was_read_before_an_error_is_not_lost(counting: Counting) -> None:
+    reader = Reader(counting.reader.model, Runtime("broken", _breaks_at_third(counting)))
+    reading = SeriesReading(reader, {number: thorax(number) for number in range(4)})
+    _until(lambda: reading._over)
+    assert [number for number, _ in reading.take()] == [0, 1]
+    assert not reading.ended
+    with pytest.raises(RuntimeError, match="third pass"):
+        reading.take()
+    assert reading.ended
+
+
+def test_nobody_is_told_of_an_error_in_what_was_cancelled(counting: Counting) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def broken(_: object) -> torch.Tensor:
+        asked.set()
+        go_on.wait(PATIENCE)
+        raise RuntimeError("too late")
+
+    reading = SeriesReading(Reader(counting.reader.model, Runtime("broken", broken)), {0: thorax(0)})
+    assert asked.wait(PATIENCE)
+    reading.cancel()
+    go_on.set()
+    _until(lambda: reading.ended)
+    assert reading.take() == []
 
 
 @pytest.mark.slow

@@ -13,13 +13,14 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from ipfvision.core.annotation import Finding
-from ipfvision.core.review import BlindReview, Diagnosis, MapVerdict, Mode, Review, Stage
+from ipfvision.core.review import BlindReview, Diagnosis, Draft, MapVerdict, Mode, Review, Stage
 from ipfvision.core.run_lengths import encode
 from ipfvision.core.slice import Series
 from ipfvision.dicom.writing import write_ct
-from ipfvision.errors import StoreUnavailable
+from ipfvision.errors import ReviewChanged, StoreUnavailable
 from ipfvision.store.database import FOLDER
 from ipfvision.ui import session
+from ipfvision.ui.page_reviews import ZIP_WITHHELD
 from ipfvision.ui.session import Drawing
 from ipfvision.ui.study_desk import StudyDesk
 from ipfvision.workflow.intake import take_in
@@ -27,6 +28,8 @@ from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.studies import Studies
 from ipfvision.workflow.study_archive import write_study
 from ipfvision.workflow.uploads import Upload
+from tests.reviewing import MODEL
+from tests.reviewing import answer as reviewed
 from tests.test_page import NAME, html, quiet, thorax, viewer_data
 
 KEY = "ipfvision-study"
@@ -301,6 +304,8 @@ def test_of_one_reading_the_page_the_figure_and_the_dicom_objects_are_made(studi
     kinds = {name.rpartition("_")[2] for name in made.files}
     assert kinds >= {"page.pdf", "figure.png", "case.json", "report.dcm", "picture.dcm"}
     assert len(app.get("download_button")) == len(made.files)
+    desk_of(app).desk.leave()  # the tab is gone: the DICOM files, which carry the patient, go with it
+    assert desk_of(app).sent is None
 
 
 def test_a_lost_store_is_one_sentence_and_what_was_said_is_saved_when_it_is_back(
@@ -323,6 +328,96 @@ def test_a_lost_store_is_one_sentence_and_what_was_said_is_saved_when_it_is_back
     kept = studies.open_case(study, studies.cases(study)[0].id, "Bo")
     assert not isinstance(kept, Review)
     assert kept.draft.diagnosis is Diagnosis.PROBABLE_UIP
+
+
+def test_nothing_unsaved_is_left_for_the_work_list_without_a_word(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, scans = begin(studies, 1)
+    app = open_page(study_page, "Bo", *scans, study=study)
+    press(app, "Read case 1")
+
+    def lost(*_: object) -> int:
+        raise StoreUnavailable("The database of the reviews does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Studies, "autosave", lost)
+        answer(app, "diagnosis", Diagnosis.PROBABLE_UIP)
+        press(app, "Work list")
+        assert "does not answer" in html(app)
+        assert desk_of(app).said.diagnosis is Diagnosis.PROBABLE_UIP
+        assert [one.label for one in app.button if one.key == "leave"] == ["Leave without saving"]
+    # What is typed into the comment comes in the same run as the press.
+    (comment,) = (one for one in app.text_area if one.label == "Comment")
+    comment.set_value("coarse")
+    press(app, "Work list")
+    assert desk_of(app).review is None
+    kept = studies.open_case(study, studies.cases(study)[0].id, "Bo")
+    assert not isinstance(kept, Review)
+    assert (kept.draft.diagnosis, kept.draft.comment) == (Diagnosis.PROBABLE_UIP, "coarse")
+
+
+def test_a_reader_may_leave_what_cannot_be_saved(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, scans = begin(studies, 1)
+    app = open_page(study_page, "Bo", *scans, study=study)
+    press(app, "Read case 1")
+
+    def lost(*_: object) -> int:
+        raise StoreUnavailable("The database of the reviews does not answer.")
+
+    monkeypatch.setattr(Studies, "autosave", lost)
+    answer(app, "diagnosis", Diagnosis.UIP)
+    press(app, "Work list")
+    press(app, "Leave without saving")
+    assert desk_of(app).review is None
+    assert "does not answer" not in html(app)
+
+
+def test_of_two_tabs_that_wait_for_the_answer_the_later_one_takes_over_nothing(studies: Studies) -> None:
+    study, (scan,) = begin(studies, 1)
+    (case,) = studies.cases(study)
+    first, second = StudyDesk(), StudyDesk()
+    for desk in (first, second):
+        desk.reader, desk.study_id = "Bo", study
+    first.open(studies, case, scan)
+    first.say(studies, Draft(Diagnosis.UIP, 4))
+    first.lock(studies, MODEL)
+    second.open(studies, case, scan)
+    first.reveal(studies, reviewed)
+    first.say(studies, Draft(Diagnosis.ALTERNATIVE, 2))
+    second.reveal(studies, reviewed)
+    assert (second.said, second.stage) == (Draft(Diagnosis.ALTERNATIVE, 2), Stage.REVEALED)
+    second.say(studies, second.said)
+    kept = studies.open_case(study, case.id, "Bo")
+    assert not isinstance(kept, Review)
+    assert kept.draft == Draft(Diagnosis.ALTERNATIVE, 2)
+    first.say(studies, Draft(Diagnosis.ALTERNATIVE, 3))  # and the first one goes on
+
+
+def test_of_two_tabs_in_the_open_mode_what_is_unsaved_in_one_is_not_saved_over_the_other(
+    studies: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, (scan,) = begin(studies, 1, mode=Mode.OPEN)
+    (case,) = studies.cases(study)
+    first, second = StudyDesk(), StudyDesk()
+    for desk in (first, second):
+        desk.reader, desk.study_id = "Bo", study
+        desk.open(studies, case, scan)
+
+    def lost(*_: object) -> int:
+        raise StoreUnavailable("The database of the reviews does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Studies, "autosave", lost)
+        with pytest.raises(StoreUnavailable):
+            second.say(studies, Draft(Diagnosis.INDETERMINATE, 1))
+    first.reveal(studies, reviewed)
+    first.say(studies, Draft(Diagnosis.UIP, 5))
+    second.reveal(studies, reviewed)
+    with pytest.raises(ReviewChanged):
+        second.say(studies, second.said)
+    kept = studies.open_case(study, case.id, "Bo")
+    assert not isinstance(kept, Review)
+    assert kept.draft == Draft(Diagnosis.UIP, 5)
+    assert second.said == Draft(Diagnosis.INDETERMINATE, 1)
 
 
 @pytest.mark.parametrize("page", [study_page, reviews_page])
@@ -378,6 +473,11 @@ def test_a_coordinator_who_reads_sees_nothing_of_a_case_before_their_own_lock(st
     shown = html(open_page(reviews_page, "Ada", study=study))
     assert "Case 1 is left out here until you have locked" in shown
     assert "<td>Bo</td>" not in shown
+    app = open_page(reviews_page, "Ada", study=study)
+    app.session_state["reviews-tabs"] = "Save and send"
+    quiet(app.run())
+    assert ZIP_WITHHELD in html(app)
+    assert not [one for one in app.get("download_button") if one.label == "Study (.zip)"]
 
 
 def test_nothing_that_a_page_keeps_names_a_patient(studies: Studies, tmp_path: Path) -> None:

@@ -87,9 +87,10 @@ def prepare(model: Model) -> Runtime:
     wanted = os.environ.get(RUNTIME, "")
     if wanted not in ("", "torch"):
         notes = (*notes, f"{RUNTIME} is {wanted!r}, which says nothing here: leave it unset, or set it to torch.")
+    less = os.environ.get(PRECISION, "") not in ("", "f32")
     if wanted == "torch":
-        return replace(torch_here, notes=notes)
-    if os.environ.get(PRECISION, "") not in ("", "f32"):
+        return replace(torch_here, notes=(*notes, f"{PRECISION} has no effect beside {RUNTIME}=torch.") if less else notes)
+    if less:
         reduced, said = _reduced(model, threads, torch_here)
         notes = (*notes, *said)
         if reduced is not None:
@@ -134,7 +135,8 @@ def on_cuda(model: Model) -> Runtime:
             found = body(network, images.to("cuda", memory_format=torch.channels_last)).cpu()
         return found.clone()
 
-    return Runtime(f"torch {torch.__version__} on {torch.cuda.get_device_name()}", features)
+    name = f"torch {torch.__version__} on {torch.cuda.get_device_name()}"
+    return Runtime(name, features, threads=torch.get_num_threads())  # of what torch computes beside it on the CPU
 
 
 def _reduced(model: Model, threads: int, torch_here: Runtime) -> tuple[Runtime | None, tuple[str, ...]]:
@@ -142,8 +144,10 @@ def _reduced(model: Model, threads: int, torch_here: Runtime) -> tuple[Runtime |
     wanted = os.environ[PRECISION]
     if wanted != "bf16":
         return None, (f"{PRECISION} is {wanted!r}; bf16 is expected, or nothing. It has no effect.",)
-    cost = model.card.details.get("reduced_precision", {}).get(wanted)
-    if cost is None:
+    if torch.cuda.is_available():
+        return None, (f"{PRECISION} has no effect: a GPU computes here, in full precision.",)
+    cost = (model.card.details.get("reduced_precision") or {}).get(wanted) or {}
+    if not {"pictures", "largest_margin_difference", "answers_changed"} <= set(cost):
         return None, (f"{PRECISION} has no effect: the model's card does not say what bf16 costs.",)
     try:
         if not openvino_door.has_bf16():
@@ -163,10 +167,12 @@ def _reduced(model: Model, threads: int, torch_here: Runtime) -> tuple[Runtime |
 
 
 def in_bf16(model: Model) -> Runtime | None:
-    """The body in bf16, to measure what that costs; None where the processor has no bf16, or OpenVINO does not run."""
+    """The body in bf16, to measure what that costs; None where the processor has no bf16, or OpenVINO is not to run."""
+    if os.environ.get(RUNTIME, "") == "torch":
+        return None
     try:
         return on_openvino(model, _set_threads()[0], "bf16") if openvino_door.has_bf16() else None
-    except (ImportError, RuntimeError):
+    except (ImportError, OSError, RuntimeError):
         return None
 
 

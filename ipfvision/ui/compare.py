@@ -129,11 +129,11 @@ def _trust(desk: Session, reading: Reading, given: Sequence[OnSlice]) -> DeltaGe
             st.html(scorecard.trust(desk.trust[key]))
             return None
         st.html(scorecard.trust_words())
+        if desk.check_wanted == key:
+            desk.begin_check(key, reading, given, TARGET)
         if desk.check is None or desk.check.key != key:
-            st.button(
-                "Check this map", key="trust", icon=":material/fact_check:",
-                on_click=desk.begin_check, args=(key, reading, given, TARGET),
-            )  # fmt: skip
+            # Streamlit keeps what it calls for as long as the session lives: no scan may be among it.
+            st.button("Check this map", key="trust", icon=":material/fact_check:", on_click=desk.ask_check, args=(key,))
             return None
         bar = st.progress(0.0, "Checking")
         st.button("Cancel", key="trust-cancel", on_click=desk.give_up_check)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -254,19 +254,27 @@ def _downloads(here: Here, card: ModelCard, reading: Reading, method: str) -> No
         mime = "image/png" if file.endswith(".png") else "application/json"
         row.download_button(label, content, file, mime, key=key, on_click="ignore", icon=":material/download:")
 
+    # Streamlit keeps these functions for as long as the session lives: they hold the desk and numbers, never a scan.
+    desk, chosen, index, count = here.desk, here.chosen, here.index, here.desk.count
+
+    def read(numbers: Iterable[int]) -> dict[int, Reading]:
+        if desk.count != count:  # something else is open by now
+            return {}
+        return {number: one for number in numbers if (one := desk.any_reading(chosen, number, method)) is not None}
+
+    def overlay() -> bytes:
+        return b"".join(picture_png(card, one, TARGET) for one in read([index]).values())
+
+    def results(numbers: Iterable[int]) -> str:
+        found = read(numbers)
+        return result_json(card, list(found.values()), [desk.annotations(chosen, number) for number in found], TARGET)
+
     if reading.explanations:
-        offer("Overlay in the lung window (PNG)", "save-overlay", f"{name}.png", lambda: picture_png(card, reading, TARGET))
-    given = here.desk.annotations(here.chosen, here.index)
-    offer("Result (JSON)", "save-result", f"{name}.json", lambda: result_json(card, [reading], [given], TARGET))
+        offer("Overlay in the lung window (PNG)", "save-overlay", f"{name}.png", overlay)
+    offer("Result (JSON)", "save-result", f"{name}.json", lambda: results([index]))
     if here.stacked:
-        desk, chosen = here.desk, here.chosen
-
-        def series_json() -> str:
-            read = [(number, desk.any_reading(chosen, number, method)) for number in range(desk.length(chosen))]
-            drawn = [desk.annotations(chosen, number) for number, one in read if one is not None]
-            return result_json(card, [one for _, one in read if one is not None], drawn, TARGET)
-
-        offer("Results of the series so far (JSON)", "save-series", f"{name}_series.json", series_json)
+        every = f"{name}_series.json"
+        offer("Results of the series so far (JSON)", "save-series", every, lambda: results(range(desk.length(chosen))))
 
 
 def result_json(

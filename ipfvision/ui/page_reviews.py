@@ -30,6 +30,9 @@ MIMES = {"csv": "text/csv", "json": "application/json", "imrmc": "text/plain", "
 CONSENSUS = "Majority: what more than half of the readers marked. STAPLE weighs each reader by how well they do."
 OWN_ONLY = "Your own readings. Whoever coordinates the study sees those of all readers."
 WITHHELD = "{} left out here until you have locked your own reading of {}."
+ZIP_WITHHELD = (
+    "It is here when you have locked your own reading of the cases that you have open: it holds what is said of them."
+)
 
 
 def draw(banner: Slot) -> None:
@@ -90,7 +93,7 @@ def _study(here: StudyDesk, studies: Studies, study: Study, banner: Slot) -> Non
             _case_by_case(here, last, card)
     if tabs[3].open:
         with tabs[3]:
-            _save(here, studies, study, shown, sees_all=sees_all)
+            _save(here, studies, study, shown, sees_all=sees_all, blinded=bool(in_hand))
 
 
 def _in_hand(studies: Studies, study: Study, reader: str) -> Mapping[str, int]:
@@ -271,7 +274,7 @@ def _offer(name: str, content: bytes, key: str, label: str = "") -> None:
     st.download_button(label or name, content, name, mime, key=key, on_click="ignore", icon=":material/download:")
 
 
-def _save(here: StudyDesk, studies: Studies, study: Study, reviews: Sequence[Review], *, sees_all: bool) -> None:
+def _save(here: StudyDesk, studies: Studies, study: Study, reviews: Sequence[Review], *, sees_all: bool, blinded: bool) -> None:
     if reviews:
         st.html('<p class="ipf-heading">Tables, for whoever counts on</p>')
         texts = st.toggle("With the readers' comments", key="save-texts", help="What was typed may name somebody.")
@@ -294,6 +297,9 @@ def _save(here: StudyDesk, studies: Studies, study: Study, reviews: Sequence[Rev
     if sees_all:
         st.html('<p class="ipf-heading">The whole study, to keep or to move to another computer</p>')
         st.caption("All readings and what is under way, without any scan. Another ipfvision takes it in on its page Study.")
+        if blinded:
+            st.html(markup.listing("", [ZIP_WITHHELD], kind="note"))
+            return
         name = re.sub(r"\W+", "_", study.title).strip("_")[:40] or "study"
         st.download_button(
             "Study (.zip)", lambda: write_study(studies, study.id, here.reader), f"{name}.zip", "application/zip",

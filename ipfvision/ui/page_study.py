@@ -321,8 +321,10 @@ def _case(here: StudyDesk, studies: Studies, banner: Slot) -> None:
         along = st.container(key="along")
         with st.container(key="case-foot"):
             st.button(
-                "Work list", key="to-list", on_click=_to_list, args=(here,), icon=":material/arrow_back:", width="stretch"
+                "Work list", key="to-list", on_click=here.ask_for, args=("list",), icon=":material/arrow_back:", width="stretch"
             )
+    if here.take_wish("list"):
+        problem = _put_away(here, studies, along)
     if problem:
         _say_problem(trouble, here, studies, problem)
     index = here.desk.on_screen(0)
@@ -337,6 +339,8 @@ def _case(here: StudyDesk, studies: Studies, banner: Slot) -> None:
         answer_place.html(markup.answer(card, reading.prediction, markup.where(series, index), 0))
     if series.notes:
         st.html(markup.listing("About the series", series.notes))
+    if card is not None and session.model().notes:
+        st.html(markup.listing("About this computer", session.model().notes))
     if card is None:
         trouble.html(markup.listing("", [unusable]))
         return
@@ -367,6 +371,19 @@ def _say_problem(place: st.delta_generator.DeltaGenerator, here: StudyDesk, stud
             if st.button("Keep what is on this screen", key="case-insist", width="stretch"):
                 here.insist(studies)
                 st.rerun()
+
+
+def _put_away(here: StudyDesk, studies: Studies, place: st.delta_generator.DeltaGenerator) -> str:
+    """Go to the work list when all is saved; else a sentence, and a way to leave all the same."""
+    time.sleep(LAST_STROKE_SECONDS)
+    try:
+        if here.unsaved:
+            here.save(studies)
+    except StudyProblem as error:
+        place.button("Leave without saving", key="leave", on_click=_to_list, args=(here,), width="stretch")
+        return str(error)
+    _to_list(here)
+    return st.rerun()
 
 
 def _to_list(here: StudyDesk) -> None:

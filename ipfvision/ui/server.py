@@ -6,6 +6,7 @@ for each other, which Python ends by handing out modules that are half made.
 
 import asyncio
 import importlib
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,5 +102,8 @@ async def _sweep() -> None:
     await asyncio.to_thread(everything, "app")
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
-        session.release_ended(Runtime.instance().is_active_session, st.get_option("server.disconnectedSessionTTL"))
-        session.collect_cleared()
+        try:
+            session.release_ended(Runtime.instance().is_active_session, st.get_option("server.disconnectedSessionTTL"))
+            session.collect_cleared()
+        except Exception as error:  # noqa: BLE001  the next sweep is for the other tabs
+            logging.getLogger(__name__).error("A closed tab could not be cleared: %s.", type(error).__name__)  # noqa: TRY400

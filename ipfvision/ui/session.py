@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import streamlit as st
+from streamlit.runtime import Runtime
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -157,6 +158,8 @@ class Session:
     """By `ipfvision.workflow.trust.trust_key`."""
     check: Check | None = None
     """Checks that are under way."""
+    check_wanted: str = ""
+    """Key of the checks that were asked for and have not begun."""
     under_way: UnderWay | None = None
     """The reading of a series."""
     scans: tuple[Series, ...] = ()
@@ -165,6 +168,9 @@ class Session:
     """Brings a drawing that was just taken to where it is kept, before the browser is told that it is saved. None: drawings
     live as long as the desk. A route calls it, in a thread of its own; it raises StudyProblem."""
 
+    on_leave: Callable[[], None] | None = None
+    """Forgets what was made of the scans beside the desk, when nobody sits here any more."""
+
     def clear(self) -> None:
         """Forget everything that is open, everything that was read of it, and what waits in the uploaders."""
         let_go(self.upload_key)
@@ -172,8 +178,10 @@ class Session:
         self.forget_annotations()
         self.with_marks = False
         self.trust.clear()
-        self.check = None
-        self._stop_series()
+        self.check, self.check_wanted = None, ""
+        if self.under_way is not None:
+            self.under_way.reading.cancel()
+            self.under_way = None
         if self.opened is not None:
             _cleared.set()
         self.opened = None
@@ -189,6 +197,10 @@ class Session:
             _cleared.set()
         self.clear()
         self.scans, self.on_drawn = (), None
+        if self.on_leave is not None:
+            self.on_leave()
+        if Runtime.exists():  # what waits in the uploaders; `let_go` knows those of a script run only
+            Runtime.instance().uploaded_file_mgr.remove_session_files(self.session_id)
 
     @property
     def upload_key(self) -> str:
@@ -393,9 +405,13 @@ class Session:
         method = reading.explanations["ipf"].method if reading.explanations else ""
         return series, index, method, self.annotation_version, revision, bool(self.drawings)
 
+    def ask_check(self, key: str) -> None:
+        """Somebody wants a map to be checked."""
+        self.check_wanted = key
+
     def begin_check(self, key: str, reading: Reading, given: Sequence[OnSlice], target: str) -> None:
         """Begin to check a map; checks of another one that are under way are given up."""
-        self.check = Check(key, self._checking(model(), reading, given, target))
+        self.check, self.check_wanted = Check(key, self._checking(model(), reading, given, target)), ""
 
     def _checking(
         self, reader: Reader, reading: Reading, given: Sequence[OnSlice], target: str

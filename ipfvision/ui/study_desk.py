@@ -79,6 +79,9 @@ class StudyDesk:
     """How often files were made: part of the uploader's key."""
     _turn: threading.RLock = field(default_factory=threading.RLock)
 
+    def __post_init__(self) -> None:
+        self.desk.on_leave = self._forget_sent
+
     # Scans
 
     @property
@@ -183,13 +186,24 @@ class StudyDesk:
             self.review, self.revision, self.stale, self.wish = found, found.revision, "", ""
             self.save(studies)
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether something was said or drawn of the open case that is not on the disk."""
+        settled = self.review is None or isinstance(self.review, Review) or self.stage is Stage.LOCKED
+        return not settled and self.draft() != self.kept
+
     def close(self) -> None:
-        """Put the open case away; what was said of it is saved already."""
+        """Put the open case away, and forget what is `unsaved`."""
         with self._turn:
             self.desk.on_drawn = None
             self.desk.clear()
             self.review, self.stale, self.wish = None, "", ""
             self.said = self.kept = Draft()
+            self._forget_sent()
+
+    def _forget_sent(self) -> None:
+        """DICOM files carry the patient: they stay no longer than the scans."""
+        self.sent, self.sent_of, self.counted = None, "", None
 
     def _show(self, studies: Studies, review: AnyReview, scan: Series) -> None:
         self.desk.on_drawn, self.wish = None, ""
@@ -260,9 +274,9 @@ class StudyDesk:
                 raise ReviewRefused("This case is finished; reopen it to correct it.")
             if self.stage is Stage.LOCKED:
                 raise ReviewRefused(NOT_NOW)
-            draft = self.draft()
-            if draft == self.kept:
+            if not self.unsaved:
                 return
+            draft = self.draft()
             with self._watched():
                 self.revision = studies.autosave(self.review.id, self.reader, self.revision, draft)
             self.kept = draft
@@ -276,10 +290,17 @@ class StudyDesk:
     def reveal(self, studies: Studies, compute: Callable[[Case], MachineAnswer]) -> None:
         """Keep the machine's answer and show it; raises StudyProblem."""
         with self._turn, self._watched():
-            if self.review is not None:
-                self._stands(studies.reveal(self.review.id, self.reader, compute))
-                if self.answer is not None:
-                    self._show_answer(self.answer)
+            if self.review is None or self.desk.opened is None:
+                return
+            found = studies.reveal(self.review.id, self.reader, compute)
+            if not isinstance(found, Review) and found.draft == self.kept:
+                self._stands(found)
+            elif not self.unsaved:  # another tab was quicker, and has gone on
+                self._show(studies, found, self.desk.opened.series[0])
+            else:  # the revision stays that of this tab, so that the next thing to be saved is told
+                self.review = found
+            if self.answer is not None:
+                self._show_answer(self.answer)
 
     def finish(self, studies: Studies) -> None:
         """Keep the last word; raises StudyProblem."""

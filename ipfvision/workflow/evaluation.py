@@ -74,6 +74,8 @@ def evaluate(weights: Path, data: Path, out: Path, say: Say, drawn_cases: int = 
         If the checkpoint cannot be loaded, or there is no picture to measure on.
     """
     reader = Reader.open(weights)
+    for note in reader.notes:
+        say(note)
     rows = collection_rows(data)
     remember = out / "remembered"
     out.mkdir(parents=True, exist_ok=True)

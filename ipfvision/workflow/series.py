@@ -76,9 +76,9 @@ class SeriesReading:
             self._news.wait_for(lambda: self._found or self._over, timeout)
             found = list(self._found)
             self._found.clear()
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
+            if not found and self._error is not None:  # what was read before comes first
+                error, self._error = self._error, None
+                raise error
         return found
 
     def _slices(self, order: deque[int]) -> Iterator[Slice]:
@@ -101,7 +101,8 @@ class SeriesReading:
                         break
         except Exception as error:  # noqa: BLE001  `take` raises it where it is seen
             with self._news:
-                self._error = error
+                if not self._cancelled.is_set():  # nobody waits for what was cancelled
+                    self._error = error
         with self._news:
             self._over = True
             self._left.clear()
