@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ipfvision.core.review import BlindReview, Diagnosis, Draft, MapVerdict, Mode, RevealedReview, Review, Stage
-from ipfvision.errors import ArchiveRefused, ReviewChanged
+from ipfvision.core.review import BlindReview, Diagnosis, Draft, MapVerdict, Mode, RevealedReview, Review, Role, Stage
+from ipfvision.errors import ArchiveRefused, ReviewChanged, ReviewRefused
+from ipfvision.store.content import from_draft, write
 from ipfvision.workflow.studies import Studies
 from ipfvision.workflow.study_archive import read_study, write_study
 from tests.reviewing import MODEL, Clock, answer, read_whole, said, stack
@@ -378,6 +379,68 @@ def test_a_zip_cannot_add_to_a_study_that_is_not_its_own(studies: Studies, expor
         read_study(studies, _repacked(exported, _rows("steps", add), honest=True))
     untouched = studies.open_case(other.id, case.id, "Ada")
     assert isinstance(untouched, BlindReview)
+
+
+def test_nobody_becomes_coordinator_of_a_study_that_is_here_by_a_zip(studies: Studies) -> None:
+    study = _study(studies)
+    exported = write_study(studies, study, "Ada")
+
+    def mallory_alone(files: dict[str, bytes]) -> None:
+        files.update({name: b"" for name in files if name not in ("manifest.json", "studies.jsonl", "members.jsonl")})
+        _rows("members", lambda rows: rows.append({**rows.pop(), "key": "mallory", "name": "Mallory", "role": "coordinator"}))(
+            files
+        )
+
+    def bob_above_ada(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["role"] = "reader" if row["key"] == "ada" else "coordinator"
+
+    read_study(studies, _repacked(exported, mallory_alone, honest=True))
+    read_study(studies, _repacked(exported, _rows("members", bob_above_ada), honest=True))
+    roles = {one.name: one.role for one in studies.members(study)}
+    assert roles == {"Ada": Role.COORDINATOR, "Bob": Role.READER, "Mallory": Role.READER}
+    assert studies.reviews(study, "Mallory") == ()
+    with pytest.raises(ReviewRefused):
+        write_study(studies, study, "Mallory")
+
+
+@pytest.mark.parametrize("theirs", ["of another reader", "of another case", "not finished"])
+def test_a_correction_in_a_zip_takes_no_other_review_off_the_pages(studies: Studies, elsewhere: Studies, theirs: str) -> None:
+    study = elsewhere.create("Trial", "Ada").id
+    cases = elsewhere.add_cases(study, "Ada", [stack(1), stack(2)]).cases
+    elsewhere.join(study, "Bob")
+    begun = elsewhere.open_case(study, cases[0].id, "Ada")
+    if theirs != "not finished":
+        read_whole(elsewhere, study, cases[0].id, "Ada")
+    case = cases[1] if theirs == "of another case" else cases[0]
+    reader = "bob" if theirs == "of another reader" else "ada"
+
+    def correct(files: dict[str, bytes]) -> None:
+        def add(rows: list[dict[str, Any]]) -> None:
+            rows.append({**rows[0], "id": "f" * 32, "supersedes": begun.id, "case_id": case.id, "reader_key": reader})
+
+        _rows("reviews", add)(files)
+        draft = {"review_id": "f" * 32, "revision": 0, "seconds": 9.0, "saved": "2026-01-01T00:00:00+00:00"}
+        draft["content"] = write(from_draft(said()))
+        files["drafts.jsonl"] += json.dumps(draft).encode() + b"\n"
+
+    read_study(studies, write_study(elsewhere, study, "Ada"))
+    before = write_study(studies, study, "Ada")
+    with pytest.raises(ArchiveRefused, match="damaged or was changed"):
+        read_study(studies, _repacked(before, correct, honest=True))
+    assert write_study(studies, study, "Ada") == before
+
+
+def test_a_case_that_is_here_does_not_grow_by_a_zip(studies: Studies) -> None:
+    study = _study(studies)
+    before = write_study(studies, study, "Ada")
+
+    def grow(rows: list[dict[str, Any]]) -> None:
+        rows.append({**rows[0], "slice_index": 9})
+
+    with pytest.raises(ArchiveRefused, match="contradicts"):
+        read_study(studies, _repacked(before, _rows("case_slices", grow), honest=True))
+    assert write_study(studies, study, "Ada") == before
 
 
 def test_a_zip_that_was_packed_anew_with_the_same_rows_is_taken_in(studies: Studies, exported: bytes) -> None:

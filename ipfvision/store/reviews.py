@@ -649,18 +649,33 @@ def _add_rows(connection: Connection, given: Kept) -> str:
     for table in (*KEPT, DRAFTS):
         if any(row[name] not in known for row in given[table.name] for name, known in belongs.items() if name in row):
             raise Damaged
+    _check_corrections(given)
     here = _rows(connection, study_id)
+    cases_here = {row["id"] for row in here[CASES.name]}
     for table in KEPT:
         names = [column.name for column in table.primary_key.columns]
         known = {tuple(row[name] for name in names): row for row in here[table.name]}
         for row in _in_order(table.name, given[table.name]):
             found = known.get(tuple(row[name] for name in names))
             if found is None:
-                connection.execute(table.insert(), row)
+                if table is CASE_SLICES and row["case_id"] in cases_here:  # a case never grows
+                    raise ArchiveRefused(CONTRADICTS)
+                # Who coordinates a study that is here is said here: by no file can anybody come to see what all have read.
+                demoted = {"role": Role.READER.value} if table is MEMBERS and here[STUDIES.name] else {}
+                connection.execute(table.insert(), row | demoted)
             elif found != row and table is not MEMBERS:  # a name may be written in another way there
                 raise ArchiveRefused(CONTRADICTS)
     _add_drafts(connection, given, here)
     return study_id
+
+
+def _check_corrections(given: Kept) -> None:
+    """Only what is finished is corrected, and by its own reader: anything else would take another reading off the pages."""
+    finished = {row["review_id"] for row in given[STEPS.name] if row["kind"] == "finished"}
+    begun = {row["id"]: (row["case_id"], row["reader_key"]) for row in given[REVIEWS.name] if row["id"] in finished}
+    for row in given[REVIEWS.name]:
+        if row["supersedes"] is not None and begun.get(row["supersedes"]) != (row["case_id"], row["reader_key"]):
+            raise Damaged
 
 
 def _check_row(table: sa.Table, row: Mapping[str, Any]) -> None:
