@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -224,7 +225,7 @@ def _repacked(content: bytes, change: Callable[[dict[str, bytes]], None], *, hon
         }
         files["manifest.json"] = json.dumps(manifest).encode()
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, one in files.items():
             archive.writestr(name, one)
     return packed.getvalue()
@@ -473,9 +474,49 @@ def test_a_study_of_a_newer_version_is_said(elsewhere: Studies, exported: bytes)
         read_study(elsewhere, content)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"MOST_BYTES": 1000},
+        {"MOST_RATIO": 1, "RATIO_COUNTS_FROM": 1000},
+        {"MOST_ROWS": 2},
+        {"LONGEST_LINE": 1000},
+        {"LONGEST_MANIFEST": 1000},
+    ],
+    ids=str,
+)
 def test_a_zip_that_unpacks_to_too_much_is_refused(
-    elsewhere: Studies, exported: bytes, monkeypatch: pytest.MonkeyPatch
+    elsewhere: Studies, exported: bytes, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
 ) -> None:
-    monkeypatch.setattr("ipfvision.workflow.study_archive.MOST_BYTES", 1000)
-    with pytest.raises(ArchiveRefused):
+    for name, limit in limits.items():
+        monkeypatch.setattr(f"ipfvision.workflow.study_archive.{name}", limit)
+    with pytest.raises(ArchiveRefused, match="damaged or was changed"):
         read_study(elsewhere, exported)
+    assert elsewhere.all() == ()
+
+
+BOMBS: dict[str, Callable[[dict[str, bytes]], None]] = {
+    "rows with nothing in them": lambda files: files.update({"drafts.jsonl": b"{}\n" * 2**24}),
+    "one row again and again": lambda files: files.update({"members.jsonl": files["members.jsonl"] * 2**18}),
+    "one long text": lambda files: files.update({"steps.jsonl": b'"' + b"x" * 2**26 + b'"\n'}),
+    "one long list": lambda files: files.update({"steps.jsonl": b"[" + b"[]," * 2**24 + b"[]]\n"}),
+    "a file of another name": lambda files: files.update({"more.jsonl": bytes(2**26)}),
+    "a long manifest": lambda files: files.update({"manifest.json": files["manifest.json"] + b" " * 2**26}),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_a_small_zip_that_unpacks_to_much_is_refused_before_it_takes_much_memory(
+    elsewhere: Studies, exported: bytes, what: str
+) -> None:
+    content = _repacked(exported, BOMBS[what], honest="manifest" not in what)
+    assert len(content) < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveRefused, match="damaged or was changed"):
+            read_study(elsewhere, content)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**25
+    assert elsewhere.all() == ()

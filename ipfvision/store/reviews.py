@@ -10,8 +10,8 @@ import re
 import unicodedata
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -45,8 +45,11 @@ from ipfvision.store.database import Conflict, Database
 from ipfvision.store.tables import CASE_SLICES, CASES, DRAFTS, KEPT, KINDS, MEMBERS, REVIEWS, STEPS, STUDIES
 
 AnyReview: TypeAlias = BlindReview | RevealedReview | Review
-Kept: TypeAlias = dict[str, list[dict[str, Any]]]
+Kept: TypeAlias = Mapping[str, Iterable[dict[str, Any]]]
 """Rows by table: a whole study, as it is sent on."""
+_Rows: TypeAlias = dict[str, list[dict[str, Any]]]
+TABLES = tuple(table.name for table in (*KEPT, DRAFTS))
+"""Of `Kept`."""
 
 CHANGED = "This case has gone on in another tab or window; please open it again here to see where it stands."
 NO_STUDY = "There is no such study here; please choose one from the list."
@@ -386,22 +389,31 @@ class Store:
     def put_in(self, rows: Kept) -> Study:
         """Take in a study from another place, whole or not at all. What is here already stays; two places may each add to it.
 
+        Each row is checked as it comes, and all of them have come before anything is written.
+
         Raises
         ------
         ArchiveRefused
             If the rows are no study, or contradict what is here.
         """
         try:
-            with self._database.writing() as connection:
-                try:
-                    study_id = _add_rows(connection, rows)
-                    # Read as everything is read later: what does not come back as a valid review was never one.
-                    _load(connection, study_id)
-                    return _find_study(connection, study_id)
-                except (Damaged, KeyError, TypeError, ValueError, AttributeError):
-                    raise ArchiveRefused(NOT_A_STUDY) from None
+            with _no_study():
+                given = _check_rows(rows)
+            with self._database.writing() as connection, _no_study():
+                study_id = _add_rows(connection, given)
+                # Read as everything is read later: what does not come back as a valid review was never one.
+                _load(connection, study_id)
+                return _find_study(connection, study_id)
         except Conflict:
             raise ArchiveRefused(CONTRADICTS) from None
+
+
+@contextmanager
+def _no_study() -> Iterator[None]:
+    try:
+        yield
+    except (Damaged, KeyError, TypeError, ValueError, AttributeError):
+        raise ArchiveRefused(NOT_A_STUDY) from None
 
 
 def _when(at: datetime) -> str:
@@ -610,7 +622,7 @@ def _whole(row: Row[Any], study: Study, case: Case, reader: str, told: _Told, dr
     return RevealedReview(row.id, study, case, reader, draft.revision, given, times, answer, first, row.supersedes)
 
 
-def _rows(connection: Connection, study_id: str) -> Kept:
+def _rows(connection: Connection, study_id: str) -> _Rows:
     of_study = sa.select(REVIEWS.c.id).where(REVIEWS.c.study_id == study_id)
     of_cases = sa.select(CASES.c.id).where(CASES.c.study_id == study_id)
     wanted = {
@@ -631,16 +643,8 @@ def _rows(connection: Connection, study_id: str) -> Kept:
     }
 
 
-def _add_rows(connection: Connection, given: Kept) -> str:
+def _add_rows(connection: Connection, given: _Rows) -> str:
     """Insert what is not here yet, each row after those that it refers to; the study's name comes back."""
-    if set(given) != {table.name for table in (*KEPT, DRAFTS)}:
-        raise Damaged
-    for table in (*KEPT, DRAFTS):
-        for row in given[table.name]:
-            _check_row(table, row)
-    for row in given[MEMBERS.name]:
-        if reader_key(Member(row["name"], Role(row["role"])).name) != row["key"]:
-            raise Damaged
     (study,) = given[STUDIES.name]
     study_id: str = study["id"]
     uuid.UUID(study_id)
@@ -669,7 +673,7 @@ def _add_rows(connection: Connection, given: Kept) -> str:
     return study_id
 
 
-def _check_corrections(given: Kept) -> None:
+def _check_corrections(given: _Rows) -> None:
     """Only what is finished is corrected, and by its own reader: anything else would take another reading off the pages."""
     finished = {row["review_id"] for row in given[STEPS.name] if row["kind"] == "finished"}
     begun = {row["id"]: (row["case_id"], row["reader_key"]) for row in given[REVIEWS.name] if row["id"] in finished}
@@ -678,7 +682,25 @@ def _check_corrections(given: Kept) -> None:
             raise Damaged
 
 
-def _check_row(table: sa.Table, row: Mapping[str, Any]) -> None:
+def _check_rows(given: Kept) -> _Rows:
+    """The rows, if each is one, and there once: at the first that is not, no more are asked for."""
+    if set(given) != set(TABLES):
+        raise Damaged
+    found: _Rows = {}
+    for table in (*KEPT, DRAFTS):
+        names, seen, rows = [column.name for column in table.primary_key.columns], set[tuple[Any, ...]](), []
+        for given_row in given[table.name]:
+            row = _check_row(table, given_row)
+            name = tuple(row[one] for one in names)
+            if name in seen:
+                raise Damaged
+            seen.add(name)
+            rows.append(row)
+        found[table.name] = rows
+    return found
+
+
+def _check_row(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of this table, and nothing else: SQLite itself would take almost anything."""
     if set(row) != set(table.c.keys()):
         raise Damaged
@@ -692,6 +714,9 @@ def _check_row(table: sa.Table, row: Mapping[str, Any]) -> None:
             kind = int
         if type(value) is not kind or not _fits(column, value):
             raise Damaged
+    if table is MEMBERS and reader_key(Member(row["name"], Role(row["role"])).name) != row["key"]:
+        raise Damaged
+    return {name: row[name] for name in table.c.keys()}  # noqa: SIM118  the columns' own texts, once for all rows
 
 
 def _fits(column: sa.Column[Any], value: Any) -> bool:
@@ -711,7 +736,7 @@ def _fits(column: sa.Column[Any], value: Any) -> bool:
     return 0 <= number <= (LONGEST_SECONDS if isinstance(column.type, sa.Float) else MOST)  # NaN and infinity are not
 
 
-def _add_drafts(connection: Connection, given: Kept, here: Kept) -> None:
+def _add_drafts(connection: Connection, given: _Rows, here: _Rows) -> None:
     """Drafts of what is unfinished: of two of one review the one that went further; what is finished lets its draft go."""
     known = {row["review_id"]: row for row in here[DRAFTS.name]}
     steps_here, steps_given = (Counter(row["review_id"] for row in rows[STEPS.name]) for rows in (here, given))

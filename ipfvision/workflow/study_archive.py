@@ -8,11 +8,14 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ipfvision import __version__
 from ipfvision.core.review import Study
 from ipfvision.errors import ArchiveRefused
+from ipfvision.store import TABLES
 from ipfvision.workflow.studies import Studies
 
 FORMAT = "ipfvision study"
@@ -20,6 +23,16 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MOST_BYTES = 2**30
 """Of what a study's .zip unpacks to: some hundred thousand reviews."""
+MOST_RATIO = 100
+"""Of what a .zip unpacks to, to its own size. Hashes, names and maps do not shrink to a tenth."""
+RATIO_COUNTS_FROM = 2**22
+"""Bytes. Small tables of few different words may shrink to any size."""
+MOST_ROWS = 2**20
+"""Of a table: a million slices are 3,000 scans."""
+LONGEST_LINE = 2**26
+"""Bytes. Drawings on every slice of a scan have a tenth of that."""
+LONGEST_MANIFEST = 2**16
+"""Bytes; it has some two thousand."""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 DAMAGED = "This .zip is damaged or was changed since it was exported; nothing was taken in. Please export the study again."
@@ -62,44 +75,65 @@ def read_study(studies: Studies, content: bytes) -> Study:
     ArchiveRefused
         If anything in it is not as its manifest says, or it contradicts what is here.
     """
-    files = _unpack(content)
     try:
-        manifest = json.loads(files.pop(MANIFEST))
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except Exception:  # noqa: BLE001  zipfile and zlib raise many things on damaged archives
+        raise ArchiveRefused(DAMAGED) from None
+    with archive:
+        listed = _read_manifest(archive)
+        if sorted(archive.namelist()) != sorted({MANIFEST, *listed}) or set(listed) != {f"{table}.jsonl" for table in TABLES}:
+            _refuse()
+        room = _Room(min(MOST_BYTES, max(RATIO_COUNTS_FROM, MOST_RATIO * len(content))))
+        return studies.put_in({table: _read_rows(archive, f"{table}.jsonl", listed, room) for table in TABLES})
+
+
+@dataclass(slots=True)
+class _Room:
+    """What may still be unpacked."""
+
+    left: int
+    """Bytes."""
+
+
+def _read_manifest(archive: zipfile.ZipFile) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file, as the manifest says."""
+    try:
+        with archive.open(MANIFEST) as member:
+            content = member.read(LONGEST_MANIFEST + 1)
+        if len(content) > LONGEST_MANIFEST:
+            _refuse()
+        manifest = json.loads(content)
         listed = {name: (one["bytes"], one["sha256"]) for name, one in manifest["files"].items()}
         named, version = manifest["format"], manifest["version"]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        _refuse()
+    except Exception:  # noqa: BLE001  as above; or it is no manifest
+        raise ArchiveRefused(DAMAGED) from None
     if named != FORMAT:
         _refuse()
     if version != VERSION:
         raise ArchiveRefused("This study was exported by a newer ipfvision than this one; please use that version.")
-    if listed != {name: (len(one), _sha256(one)) for name, one in files.items()}:
-        _refuse()
-    return studies.put_in({name.removesuffix(".jsonl"): _rows(one) for name, one in files.items()})
+    return listed
 
 
-def _unpack(content: bytes) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    left = MOST_BYTES
+def _read_rows(
+    archive: zipfile.ZipFile, name: str, listed: Mapping[str, tuple[int, str]], room: _Room
+) -> Iterator[dict[str, Any]]:
+    """Row by row, so that whoever takes them can refuse the first that is none; after the last one the hash is checked."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for entry in archive.infolist():
-                with archive.open(entry) as member:
-                    files[entry.filename] = member.read(left + 1)
-                left -= len(files[entry.filename])
-                if left < 0:
+        count, size, digest = 0, 0, hashlib.sha256()
+        with archive.open(name) as member:
+            while line := member.readline(min(room.left, LONGEST_LINE) + 1):
+                count, size = count + 1, size + len(line)
+                room.left -= len(line)
+                digest.update(line)
+                if room.left < 0 or len(line) > LONGEST_LINE or count > MOST_ROWS:
                     _refuse()
-    except ArchiveRefused:
-        raise
-    except Exception:  # noqa: BLE001  zipfile and zlib raise many things on damaged archives
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    _refuse()
+                yield row
+    except Exception:  # noqa: BLE001  as above; or the line is no JSON
         raise ArchiveRefused(DAMAGED) from None
-    return files
-
-
-def _rows(content: bytes) -> list[dict[str, Any]]:
-    try:
-        return [dict(json.loads(line)) for line in content.decode().split("\n") if line]
-    except (ValueError, TypeError, RecursionError):
+    if listed[name] != (size, digest.hexdigest()):
         _refuse()
 
 
