@@ -119,6 +119,12 @@ def test_the_machine_is_not_asked_before_the_opinion_is_locked(studies: Studies)
     assert isinstance(studies.open_case(begun.study.id, begun.case.id, "Bob"), BlindReview)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_that_no_column_holds_is_refused(studies: Studies, seed: int) -> None:
+    with pytest.raises(ReviewRefused, match="from 0 to 2147483647"):
+        studies.create("Trial", "Ada", seed=seed)
+
+
 def test_a_blind_review_has_no_place_for_an_answer() -> None:
     names = {field.name for field in dataclasses.fields(BlindReview)}
     assert names == {"id", "study", "case", "reader", "revision", "draft", "times", "first"}

@@ -119,7 +119,14 @@ class Studies:
         ----------
         seed
             Of the readers' orders; drawn if none is given.
+
+        Raises
+        ------
+        ReviewRefused
+            If the title or the name is none, or the seed is not what a column holds.
         """
+        if seed is not None and not 0 <= seed < 2**31:
+            raise ReviewRefused(f"The seed is {seed}; a whole number from 0 to {2**31 - 1} is expected.")
         drawn = secrets.randbelow(2**31) if seed is None else seed
         study = Study(uuid.uuid4().hex, _name(title, "title of the study"), mode, drawn, self._clock())
         self._store.add_study(study, Member(_name(coordinator, "name"), Role.COORDINATOR))
