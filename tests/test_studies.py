@@ -309,9 +309,9 @@ def test_the_same_scan_twice_is_one_case(studies: Studies) -> None:
 
 def test_cases_that_are_added_from_two_places_at_once_are_all_there_once(studies: Studies) -> None:
     study = studies.create("Trial", "Ada")
-    with ThreadPoolExecutor(4) as coordinators:
-        list(coordinators.map(lambda seed: studies.add_cases(study.id, "Ada", [stack(seed), stack(9)]), range(4)))
-    assert sorted(case.number for case in studies.cases(study.id)) == [1, 2, 3, 4, 5]
+    with ThreadPoolExecutor(8) as coordinators:
+        list(coordinators.map(lambda seed: studies.add_cases(study.id, "Ada", [stack(seed), stack(99)]), range(24)))
+    assert sorted(case.number for case in studies.cases(study.id)) == list(range(1, 26))
 
 
 def test_each_reader_has_an_order_that_stays_when_cases_are_added(studies: Studies) -> None:

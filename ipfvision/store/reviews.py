@@ -163,13 +163,16 @@ class Store:
         try:
             return self._add_cases(study_id, scans, at)
         except Conflict:
-            # Somebody added cases at the same moment: their numbers are known now.
+            # Cases of a .zip came at the same moment: their numbers are known now.
             return self._add_cases(study_id, scans, at)
 
     def _add_cases(self, study_id: str, scans: Sequence[NewCase], at: datetime) -> tuple[Case, ...]:
         added: dict[str, Case] = {}
         with self._database.writing() as connection:
             _find_study(connection, study_id)
+            # One after the other, or they would give out the same numbers. SQLite has one writer at a time as it is.
+            turn = sa.select(STUDIES.c.id).where(STUDIES.c.id == study_id).with_for_update(key_share=True)
+            connection.execute(turn)
             known = connection.execute(sa.select(CASES.c.id, CASES.c.number).where(CASES.c.study_id == study_id)).all()
             number = max((row.number for row in known), default=0)
             names = {row.id for row in known}
