@@ -321,32 +321,27 @@ def test_a_reading_is_made_once_and_kept_small(reader: Reader, monkeypatch: pyte
     assert first.model_input_png
 
 
+def watched(gone: list[weakref.ref[Any]]) -> Series:
+    """Two slices; `gone` learns to tell when their pixels have left memory."""
+    scans = [thorax(number) for number in range(2)]
+    gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
+    return Series(tuple(scans))
+
+
 def test_what_was_open_leaves_memory_when_something_else_is_opened(open_slices: Callable[..., AppTest]) -> None:
-    gone = []
-
-    def fresh() -> Series:
-        scans = [thorax(number) for number in range(2)]
-        gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
-        return Series(tuple(scans))
-
-    app = open_slices(fresh())
+    gone: list[weakref.ref[Any]] = []
+    app = open_slices(watched(gone))
     desk = desk_of(app)
     for _ in range(2):
-        desk.open(Opened("files", (fresh(),)))
+        desk.open(Opened("files", (watched(gone),)))
         quiet(app.run())
     session.collect_cleared()
     assert [held() is None for held in gone] == [True, True, True, True, False, False]
 
 
 def test_a_tab_that_is_gone_leaves_no_scan_behind(open_slices: Callable[..., AppTest]) -> None:
-    gone = []
-
-    def fresh() -> Series:
-        scans = [thorax(number) for number in range(2)]
-        gone.extend(weakref.ref(scan.pixels.base) for scan in scans)
-        return Series(tuple(scans))
-
-    app = open_slices(fresh())
+    gone: list[weakref.ref[Any]] = []
+    app = open_slices(watched(gone))
     quiet(app.run())
     assert any(one.key == "trust" for one in app.button)  # drawn for what is open, and kept by Streamlit
     desk_of(app).leave()

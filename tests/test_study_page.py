@@ -107,6 +107,11 @@ def press(app: AppTest, label: str) -> AppTest:
     return quiet(app.run())
 
 
+def lost(*_: object) -> int:
+    """In place of `Studies.autosave`: the store does not answer."""
+    raise StoreUnavailable("The database of the reviews does not answer.")
+
+
 def test_a_name_is_asked_for_with_the_line_that_it_is_no_login(studies: Studies) -> None:
     app = open_page(study_page)
     assert "A name, not a login" in app.caption[0].value
@@ -315,9 +320,6 @@ def test_a_lost_store_is_one_sentence_and_what_was_said_is_saved_when_it_is_back
     app = open_page(study_page, "Bo", *scans, study=study)
     press(app, "Read case 1")
 
-    def lost(*_: object) -> int:
-        raise StoreUnavailable("The database of the reviews does not answer.")
-
     with monkeypatch.context() as patch:
         patch.setattr(Studies, "autosave", lost)
         answer(app, "diagnosis", Diagnosis.PROBABLE_UIP)
@@ -334,9 +336,6 @@ def test_nothing_unsaved_is_left_for_the_work_list_without_a_word(studies: Studi
     study, scans = begin(studies, 1)
     app = open_page(study_page, "Bo", *scans, study=study)
     press(app, "Read case 1")
-
-    def lost(*_: object) -> int:
-        raise StoreUnavailable("The database of the reviews does not answer.")
 
     with monkeypatch.context() as patch:
         patch.setattr(Studies, "autosave", lost)
@@ -359,9 +358,6 @@ def test_a_reader_may_leave_what_cannot_be_saved(studies: Studies, monkeypatch: 
     study, scans = begin(studies, 1)
     app = open_page(study_page, "Bo", *scans, study=study)
     press(app, "Read case 1")
-
-    def lost(*_: object) -> int:
-        raise StoreUnavailable("The database of the reviews does not answer.")
 
     monkeypatch.setattr(Studies, "autosave", lost)
     answer(app, "diagnosis", Diagnosis.UIP)
@@ -401,9 +397,6 @@ def test_of_two_tabs_in_the_open_mode_what_is_unsaved_in_one_is_not_saved_over_t
     for desk in (first, second):
         desk.reader, desk.study_id = "Bo", study
         desk.open(studies, case, scan)
-
-    def lost(*_: object) -> int:
-        raise StoreUnavailable("The database of the reviews does not answer.")
 
     with monkeypatch.context() as patch:
         patch.setattr(Studies, "autosave", lost)
