@@ -138,6 +138,6 @@ def reader(random_model: RandomModels, monkeypatch: pytest.MonkeyPatch) -> Itera
     """The random model in place of the shipped one, and none of it left in Streamlit's cache."""
     opened = Reader.open(random_model.weights)
     monkeypatch.setattr(Reader, "open", lambda *_: opened)
-    session.model.clear()
+    session.loading.clear()
     yield opened
     st.cache_resource.clear()

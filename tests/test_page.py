@@ -246,7 +246,7 @@ def test_without_a_model_the_scan_is_still_shown(app: AppTest, monkeypatch: pyte
         raise ModelUnusable("The model's weights are missing: install the model again.")
 
     monkeypatch.setattr(Reader, "open", damaged)
-    session.model.clear()
+    session.loading.clear()
     desk = Session()
     desk.open(Opened("files", (Series((thorax(),)),)))
     app.session_state["ipfvision"] = desk

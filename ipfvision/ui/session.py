@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeVar
@@ -47,6 +48,8 @@ from ipfvision.workflow.trust import Step, checking
 from ipfvision.workflow.uploads import Progress, Refusal, Upload
 
 THUMBNAIL_PIXELS = 240
+CLICK_SECONDS = 0.1
+"""A click is heard that soon while the model loads."""
 MOST_RUNS = 16_000_000
 """Of all drawings of one session, in run lengths: 64 MB."""
 _KEY = "ipfvision"
@@ -548,15 +551,42 @@ def collect_cleared() -> None:
         gc.freeze()
 
 
-@st.cache_resource(show_spinner=False)
 def model() -> Reader:
-    """The model, once for all readers. Raises ModelUnusable."""
+    """The model, once for all readers. Raises ModelUnusable.
+
+    While it loads, which takes seconds, a click is heard: it ends the script run that waits here.
+    """
+    coming = loading()
+    while not wait([coming], CLICK_SECONDS).done:
+        _hear_click()
+    try:
+        return coming.result()
+    except ModelUnusable:
+        loading.clear()  # the next call tries again
+        raise
+
+
+@st.cache_resource(show_spinner=False)
+def loading() -> "Future[Reader]":
+    """The model, on its way."""
+    return _loader.submit(_load)
+
+
+_loader = ThreadPoolExecutor(1, "model")
+
+
+def _load() -> Reader:
     opened = Reader.open()
     # Streamlit looks through all objects after each script run. With torch's among them that takes 0.2 s and finds nothing.
     # What lives now is left out from here on, until `collect_cleared` looks through everything.
     gc.collect()
     gc.freeze()
     return opened
+
+
+def _hear_click() -> None:
+    """End this script run if the reader has done something meanwhile; else nothing."""
+    _ = _KEY in st.session_state
 
 
 @st.cache_resource(show_spinner=False)
@@ -600,5 +630,6 @@ def let_go(upload_key: str) -> None:
     """Drop the bytes of uploads: Streamlit would keep them until the session ends."""
     context = get_script_run_ctx()
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-        for file in st.session_state.get(upload_key) or ():
+        # Not `st.session_state.get`: a click that comes just then would end the script run there, with all that it has begun.
+        for file in st.session_state.to_dict().get(upload_key) or ():
             context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)

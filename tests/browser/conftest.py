@@ -49,10 +49,11 @@ def free_port() -> int:
         return port
 
 
-def start_app(log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the app as `make app` does, on a free port, and wait until it answers."""
+def start_app(log: Path, *options: str, before: str = "") -> tuple[subprocess.Popen[bytes], str]:
+    """Start the app as `make app` does, on a free port, and wait until it answers; `before` is Python to run in it first."""
     address = f"http://localhost:{free_port()}"
-    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true", *options]
+    begin = f"import sys\n{before}\nfrom streamlit.web.cli import main\nmain(sys.argv[1:])"
+    command = [sys.executable, "-c", begin, "run", "streamlit_app.py", "--server.headless=true", *options]
     command.append(f"--server.port={address.rpartition(':')[2]}")
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)

@@ -62,7 +62,8 @@ def viewer(key: str, data: Mapping[str, Any], on_slice: Callable[[], None]) -> V
 
 def rested_on(key: str) -> int | None:
     """Index of the slice on which scrolling in this viewer came to rest; None before the first."""
-    state = st.session_state.get(key)
+    # Not `st.session_state.get`: a click that comes just then would end the callback there, and the slice would not be noted.
+    state = st.session_state.to_dict().get(key)
     return None if state is None else _index(state.get("slice"))
 
 
