@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
-from benchmarks.ablation import BASE, FINE, HELD_OUT, ROWS, Row, drawn_figures, on_grid, where_the_mass_lies
+from benchmarks.ablation import BASE, FINE, HELD_OUT, ROWS, Row, drawn_figures, where_the_mass_lies
 from ipfvision import images
 from ipfvision.core.lungs import find_lungs
 from ipfvision.core.slice import Scale, Slice, Source
@@ -53,7 +53,7 @@ def _examples() -> Examples:
 
 
 def test_larger_cells_hold_the_same_shares() -> None:
-    examples = on_grid(_examples(), (12, 16))
+    examples = _examples().on_cells((12, 16))
     assert examples.lesions.shape == (3, 12, 16)
     assert examples.lesions.sum(axis=(1, 2)).tolist() == [8 * 255, 8 * 255, 0]
     assert examples.lesions[0, 4, 2] == 255
@@ -61,7 +61,7 @@ def test_larger_cells_hold_the_same_shares() -> None:
 
 def test_a_map_that_is_right_in_every_cell_has_the_best_figures() -> None:
     examples = _examples()
-    truth = np.asarray(on_grid(examples, (12, 16)).lesions / 255.0 - 0.4, np.float32)
+    truth = np.asarray(examples.on_cells((12, 16)).lesions / 255.0 - 0.4, np.float32)
     found = drawn_figures(truth, np.array([2.0, 1.0, -1.0], np.float32), examples)
     assert found["own_cells"] == {"auroc": 1.0, "pointing_hit": 1.0, "mass_ratio": pytest.approx(12.0), "iou_cells": 1.0}
     # the lesion is a square of whole cells: bilinear cells blur its edges and cut its corners

@@ -324,11 +324,12 @@ def test_torch_answers_where_openvino_does_not_start(random_model: Models, monke
 
 @pytest.mark.usefixtures("cache")
 def test_openvino_answers_where_the_gpu_does_not(random_model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: Model) -> Runtime:
+    def full(_: Model, device: torch.device) -> Runtime:
+        assert device.type == "cuda"
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(runtime, "on_cuda", full)
+    monkeypatch.setattr(runtime, "on_gpu", full)
     found = prepare(random_model())
     assert found.name.startswith("OpenVINO")
     (note,) = found.notes

@@ -19,7 +19,7 @@ from ipfvision.nn import torchvision_door
 from ipfvision.nn import turns as nn_turns
 from ipfvision.nn.network import Model, load, to_tensor
 from ipfvision.nn.runtime import Runtime, on_torch
-from ipfvision.nn.series import Pace, ahead
+from ipfvision.nn.series import Pace, ahead, in_groups
 from ipfvision.nn.turns import URGENT_IN_A_ROW, Turns
 from ipfvision.workflow import series
 from ipfvision.workflow.intake import take_in_paths
@@ -50,11 +50,14 @@ class Counting:
     def __init__(self, model: Model) -> None:
         self._body = on_torch(model).features
         self.passes = 0
+        self.sizes: list[int] = []
         self.at_once = self.most_at_once = 0
         self.reader = Reader(model, Runtime("counting", self))
+        self.batching = Reader(model, Runtime("counting batches", self, batch=4))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         self.passes += 1
+        self.sizes.append(len(images))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         found = self._body(images)
@@ -92,12 +95,12 @@ def test_items_come_in_order_and_one_is_made_ahead() -> None:
                 second.set()
             yield number
 
-    with closing(ahead(items())) as found:
+    with closing(ahead(int, items())) as found:
         assert next(found) == 0
         assert second.wait(PATIENCE)
         assert made == [0, 1]
         assert list(found) == [1, 2, 3]
-    assert list(ahead([])) == []
+    assert list(ahead(int, [])) == []
 
 
 def test_what_making_an_item_raises_comes_in_its_place() -> None:
@@ -105,7 +108,7 @@ def test_what_making_an_item_raises_comes_in_its_place() -> None:
         yield 0
         raise ValueError("no slice")
 
-    found = ahead(items())
+    found = ahead(int, items())
     assert next(found) == 0
     with pytest.raises(ValueError, match="no slice"):
         next(found)
@@ -119,6 +122,48 @@ def test_a_series_is_answered_as_each_slice_alone_is(counting: Counting) -> None
     assert [not reading.explanations for reading in readings] == [number == 2 for number in range(7)]
     assert counting.passes == 6  # the refused one needs none
     assert all(same(reading, counting.reader.read(reading.scan)) for reading in readings)
+
+
+def test_a_batch_is_answered_as_each_slice_alone_is(counting: Counting) -> None:
+    slices = [thorax(number) for number in range(10)]
+    slices.insert(2, Slice(np.full((128, 128), -1000, np.int16), Scale.HOUNSFIELD, slices[0].source, slices[0].padding))
+    readings = list(counting.batching.read_all(slices))
+    assert counting.sizes == [3, 4, 3]  # the refused one needs none
+    assert [reading.scan for reading in readings] == slices
+    for reading in readings:
+        alone = counting.reader.read(reading.scan)
+        assert reading.prediction.decision == alone.prediction.decision
+        assert reading.explanations.keys() == alone.explanations.keys()
+        if alone.prediction.margin is not None:
+            assert reading.prediction.margin == pytest.approx(alone.prediction.margin, abs=1e-3)
+        for target, explanation in alone.explanations.items():
+            scale = max(one.peak for one in alone.explanations.values())
+            assert np.abs(reading.explanations[target].cells - explanation.cells).max() <= 1e-3 * scale
+
+
+def test_what_is_made_ahead_is_bounded_and_keeps_its_order() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    def make(number: int) -> int:
+        time.sleep(0.02 * (number % 3 == 0))
+        return number * 10
+
+    with closing(ahead(make, items(), most=4)) as found:
+        for place, made in enumerate(found):
+            assert made == place * 10
+            assert len(taken) <= place + 1 + 4
+    assert place == 19
+
+
+def test_groups_hold_all_and_the_last_may_be_smaller() -> None:
+    assert list(in_groups(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(in_groups(range(4), 2)) == [[0, 1], [2, 3]]
+    assert list(in_groups([], 2)) == []
 
 
 @pytest.mark.parametrize("by", ["event", "close", "break"])

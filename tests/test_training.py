@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from ipfvision import images
+from ipfvision.core.geometry import Crop
 from ipfvision.core.lungs import find_lungs
 from ipfvision.core.slice import Scale, Slice, Source
 from ipfvision.core.window import LUNG, apply_window
 from ipfvision.errors import InputRefused, ModelUnusable, RunStopped
 from ipfvision.nn.starting_weights import BLOCKS, start
-from ipfvision.nn.training import Examples, MapNetwork, Recipe, auroc, cell_figures, load_run, map_loss, train
+from ipfvision.nn.training import Batch, Examples, MapNetwork, Recipe, auroc, cell_figures, load_run, map_loss, spread, train
 from ipfvision.synthetic.thorax import draw_thorax
 from ipfvision.workflow.training import (
+    FILES_OF_A_SEED,
     NormalSlice,
     draw_example,
     draw_shard,
@@ -41,12 +43,39 @@ def _examples(count: int = 8) -> Examples:
 
 def test_a_half_sized_example_keeps_its_shares() -> None:
     examples = _examples()
-    coarse = examples.halved()
+    coarse = Batch.of(examples, torch.device("cpu")).halved().examples()
+    assert (coarse.labels == examples.labels).all()
     assert coarse.images.shape == (8, 32, 48)
     assert coarse.lesions.shape == (8, 2, 3)
     for whole, half in ((examples.images, coarse.images), (examples.lesions, coarse.lesions)):
         assert np.allclose(whole.mean(axis=(1, 2)), half.mean(axis=(1, 2)), atol=0.51)
         assert half[3, 1, 2] == round(whole[3, 2:4, 4:6].mean())
+
+
+def test_a_mirrored_example_has_its_masks_mirrored_and_the_others_are_as_they_were() -> None:
+    examples = _examples(2)
+    flipped = Batch.of(examples, torch.device("cpu")).mirrored(np.array([True, False])).examples()
+    for name in ("images", "lesions", "lungs"):
+        before, after = getattr(examples, name), getattr(flipped, name)
+        assert (after[0] == before[0, :, ::-1]).all()
+        assert (after[1] == before[1]).all()
+
+
+def test_masks_on_a_fine_grid_are_pooled_to_cells_that_divide_it() -> None:
+    examples = _examples(2)
+    coarse = examples.on_cells((2, 3))
+    assert coarse.lesions[1, 0, 2] == round(examples.lesions[1, :2, 4:].mean())
+    assert coarse.images is examples.images
+    with pytest.raises(ValueError, match="does not divide"):
+        examples.on_cells((3, 3))
+
+
+def test_training_spreads_a_map_as_the_page_does() -> None:
+    cells = np.random.default_rng(5).normal(size=(6, 8)).astype(np.float32)
+    on_page = Crop(0, 0, 32, 24, (24, 32), (24, 32)).paste_cells(cells)
+    in_training = spread(torch.from_numpy(cells)[None], (24, 32))[0].numpy()
+    assert np.abs(on_page - in_training).max() < 1e-5
+    assert spread(torch.from_numpy(cells)[None], (6, 8))[0].numpy().tolist() == cells.tolist()
 
 
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path: Path) -> None:
@@ -114,6 +143,30 @@ def test_the_loss_wants_the_map_on_the_lesion_and_nowhere_on_normal_lung() -> No
     assert _loss(nothing - 6, 0.0, nothing) < _loss(on, 0.0, nothing)
 
 
+def test_masks_finer_than_the_cells_say_where_within_a_cell_a_lesion_ends() -> None:
+    lesion = torch.zeros(24, 32)
+    lesion[:, :14] = 1  # ends in the middle of the fourth cell of eight
+    least = []
+    for border in (-24.0, 0.0, 24.0):  # of the fourth cell: the map crosses the edge before, in and behind its middle
+        class_map = torch.full((6, 8), -24.0)
+        class_map[:, :3], class_map[:, 3] = 24.0, border
+        lungs, label = torch.ones_like(lesion), torch.ones(1)
+        sure = 9 - class_map.mean()  # the answer is right in each case: the map alone is to differ
+        least.append(float(map_loss(class_map[None], sure, label, lesion[None], lungs[None], 1.0, 0.0, 4.0)))
+    assert least[1] == min(least)
+
+
+def test_an_edge_above_zero_asks_for_more_in_the_lesion() -> None:
+    lesion = torch.zeros(6, 8)
+    lesion[4:, :3] = 1
+    lungs, weak = torch.ones_like(lesion), lesion * 5
+
+    def loss(edge: float) -> float:
+        return float(map_loss(weak[None], torch.tensor(0.0), torch.ones(1), lesion[None], lungs[None], 1.0, edge, 1.0))
+
+    assert loss(8.0) > loss(2.0)
+
+
 def test_the_loss_outside_the_lungs_is_dearer() -> None:
     lesion, lungs = torch.zeros(6, 8), torch.ones(6, 8)
     lesion[4:, :3] = 1
@@ -178,6 +231,12 @@ def test_a_shard_repeats_by_seed_and_appears_whole(normals: list[NormalSlice], t
         assert (first[name] == second[name]).all()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["pool_00000.npz"]
     assert 0.2 < first["labels"].mean() < 0.8
+
+
+def test_a_large_pool_holds_the_smaller_ones_of_the_next_seeds(normals: list[NormalSlice], tmp_path: Path) -> None:
+    behind = np.load(draw_shard(normals, tmp_path / "large", FILES_OF_A_SEED + 1, (96, 128), 16, seed=7))
+    own = np.load(draw_shard(normals, tmp_path / "small", 1, (96, 128), 16, seed=8))
+    assert all((behind[name] == own[name]).all() for name in own.files)
 
 
 def test_only_drawn_disease_has_a_mask(normals: list[NormalSlice]) -> None:

@@ -25,6 +25,7 @@ from ipfvision.nn.training import (
     LOG,
     PROGRESS,
     STATE,
+    Batch,
     Compute,
     Examples,
     LabelledRecipe,
@@ -32,6 +33,7 @@ from ipfvision.nn.training import (
     auroc,
     calibrate,
     class_map_of,
+    compute_here,
     descend,
     optimizer_of,
     read_state,
@@ -144,13 +146,6 @@ class Outcome:
     chosen: int
     """Epoch, from 1."""
     begun: Start
-
-
-def compute_here() -> Compute:
-    """CUDA if there is one, else the CPU; bfloat16 where the hardware is fast at it."""
-    if torch.cuda.is_available():
-        return Compute(torch.device("cuda"), bfloat16=torch.cuda.is_bf16_supported())
-    return Compute(torch.device("cpu"), bfloat16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))  # noqa: SLF001  torch has no public name for it
 
 
 def margins_of(model: MapNetwork, pictures: Pictures, recipe: LabelledRecipe, compute: Compute) -> npt.NDArray[np.float64]:
@@ -282,13 +277,14 @@ class _Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.best = state["best"]
 
-    def _batch(self, step: int) -> Examples:
+    def _batch(self, step: int) -> Batch:
         """Half of each class, changed; the same for the same step, whatever ran before."""
         half = self.recipe.batch // 2
         index = self.training.balanced(self.recipe.seed, range(step * half, (step + 1) * half))
         chosen = self.training.take(index)
         images, masks = self.change(chosen.images, chosen.masks, (self.recipe.seed, 4, step))
-        return Pictures(images, chosen.labels, masks, chosen.patients).on_cells(self.recipe.cell)
+        changed = Pictures(images, chosen.labels, masks, chosen.patients).on_cells(self.recipe.cell)
+        return Batch.of(changed, self.compute.device)
 
     def is_over(self) -> bool:
         done = len(self.history)
@@ -305,9 +301,9 @@ class _Run:
             batch = self._batch(step)
             total = self.recipe.epochs * self.steps_per_epoch
             loss, class_map = descend(self.model, self.optimizer, batch, self.recipe, step, total, self.compute)
-            losses.append(loss)
-            margins = class_map.mean(dim=(1, 2)).cpu().numpy() + float(self.model.bias.detach())
-            right.append(float(((margins > 0) == batch.labels).mean()))
+            losses.append(float(loss))
+            margins = class_map.mean(dim=(1, 2)) + self.model.bias.detach()
+            right.append(float(((margins > 0) == (batch.labels > 0.5)).float().mean()))
         loss_now = accuracy = area = None
         if self.validation is not None:
             measured = margins_of(self.model, self.validation, self.recipe, self.compute)

@@ -46,6 +46,9 @@ BF16_TOLERANCE = 0.2
 """In logits, and of the largest value of torch's maps. bf16 differs by 0.04 and 0.06 on the images of the check; this tells it
 from a wrong network, no more. What it costs on real pictures stands in the card."""
 
+GPU_BATCH = 8
+"""Slices in one pass on a GPU. Layer4's features of as many are 50 MB."""
+
 Images = npt.NDArray[np.float32]
 
 
@@ -61,6 +64,8 @@ class Runtime:
     """Sentences for whoever runs the program: why it is not the runtime that was expected, what is slower than it need be."""
     threads: int = 1
     """Of one pass."""
+    batch: int = 1
+    """Slices of a series that go through in one pass; where it is more than one, the pass leaves the processor's cores free."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +101,8 @@ def prepare(model: Model) -> Runtime:
         if reduced is not None:
             return replace(reduced, notes=notes)
     starts: list[Callable[[], Runtime]] = [lambda: on_openvino(model, threads)]
-    if torch.cuda.is_available():
-        starts.insert(0, lambda: on_cuda(model))
+    if (gpu := gpu_here()) is not None:
+        starts.insert(0, lambda: on_gpu(model, gpu))
     for start in starts:
         try:
             fast = start()
@@ -124,19 +129,28 @@ def on_torch(model: Model) -> Runtime:
     return Runtime(f"torch {torch.__version__}", features, threads=threads)
 
 
-def on_cuda(model: Model) -> Runtime:
+def gpu_here() -> torch.device | None:
+    """The GPU that torch can use: NVIDIA's (or AMD's, under the same name), or Apple's; None if there is none."""
+    for kind, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+        if there():
+            return torch.device(kind)
+    return None
+
+
+def on_gpu(model: Model, device: torch.device) -> Runtime:
     """A copy of the network on the GPU, in fp32 throughout: TF32, the default of convolutions there, keeps 10 bits."""
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # missing in torch's stubs
-    network = copy.deepcopy(model.network).to("cuda")
+    network = copy.deepcopy(model.network).to(device)
     turn = threading.Lock()
 
     def features(images: torch.Tensor) -> torch.Tensor:
         with turn, torch.inference_mode():
-            found = body(network, images.to("cuda", memory_format=torch.channels_last)).cpu()
+            found = body(network, images.to(device, memory_format=torch.channels_last)).cpu()
         return found.clone()
 
-    name = f"torch {torch.__version__} on {torch.cuda.get_device_name()}"
-    return Runtime(name, features, threads=torch.get_num_threads())  # of what torch computes beside it on the CPU
+    what = torch.cuda.get_device_name() if device.type == "cuda" else "Apple's GPU"
+    threads = torch.get_num_threads()  # of what torch computes beside it on the CPU
+    return Runtime(f"torch {torch.__version__} on {what}", features, threads=threads, batch=GPU_BATCH)
 
 
 def _reduced(model: Model, threads: int, torch_here: Runtime) -> tuple[Runtime | None, tuple[str, ...]]:
@@ -144,7 +158,7 @@ def _reduced(model: Model, threads: int, torch_here: Runtime) -> tuple[Runtime |
     wanted = os.environ[PRECISION]
     if wanted != "bf16":
         return None, (f"{PRECISION} is {wanted!r}; bf16 is expected, or nothing. It has no effect.",)
-    if torch.cuda.is_available():
+    if gpu_here() is not None:
         return None, (f"{PRECISION} has no effect: a GPU computes here, in full precision.",)
     cost = (model.card.details.get("reduced_precision") or {}).get(wanted) or {}
     if not {"pictures", "largest_margin_difference", "answers_changed"} <= set(cost):

@@ -6,37 +6,55 @@ that was handed out.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
-def ahead(items: Iterable[Item], cancelled: threading.Event | None = None) -> Generator[Item, None, None]:
-    """The same items in the same order; while the caller is busy with one, the next one is made in another thread.
+def ahead(
+    make: Callable[[Item], Made], items: Iterable[Item], cancelled: threading.Event | None = None, most: int = 1
+) -> Generator[Made, None, None]:
+    """What is made of the items, in their order; while the caller is busy with one, the next ones are made in other threads.
 
-    Never more than one is made ahead, and none after the caller has stopped asking. What making an item raises is raised where
-    the item would have come.
+    Items are taken one at a time, and made `most` at a time. Never more than `most` are made ahead, and none after the caller
+    has stopped asking. What taking or making an item raises is raised where the item would have come.
 
     Parameters
     ----------
     cancelled
         Once it is set, no other item comes.
     """
-    making = iter(items)
-    with ThreadPoolExecutor(1, "ahead") as worker:
-        waiting: Future[list[Item]] = worker.submit(_next, making)
-        while (found := waiting.result()) and not (cancelled is not None and cancelled.is_set()):
-            waiting = worker.submit(_next, making)
-            yield found.pop()
+    left = iter(items)
+    with ThreadPoolExecutor(most, "ahead") as makers, ThreadPoolExecutor(1, "taking") as taker:
+
+        def begin() -> Future[Made] | None:
+            for item in left:
+                return makers.submit(make, item)
+            return None  # a future cannot carry StopIteration
+
+        waiting = deque(taker.submit(begin) for _ in range(most))
+        while (making := waiting.popleft().result()) is not None:
+            made = making.result()
+            if cancelled is not None and cancelled.is_set():
+                return
+            waiting.append(taker.submit(begin))
+            yield made
 
 
-def _next(making: Iterator[Item]) -> list[Item]:
-    """The next item in a list, or an empty one: a future cannot carry StopIteration."""
-    for item in making:
-        return [item]
-    return []
+def in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """As many at a time; the last group may be smaller."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class Pace:

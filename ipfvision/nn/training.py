@@ -3,18 +3,22 @@
 A network trained on labels alone reaches the same accuracy with a map that lights the wrong place. Since the last stage is
 average pooling and one linear layer, Grad-CAM *is* the class map M = (w_IPF - w_normal) . A, and can be trained:
 
-    z = mean(M) + b,  s = softplus(M),  g = share of a cell that is lesion,  t = min(g / 0.4, 1),
-    o = 1 - min(lung cover / 0.1, 1)   (1 outside the lungs)
+    z = mean(M) + b,  F = M brought to the grid of the masks,  s = softplus(F),  g = share of a place that is lesion,
+    t = min(g / 0.4, 1),  o = 1 - min(lung cover / 0.1, 1)   (1 outside the lungs),  d = (F - c) / T
 
     L = BCE(z, 0.96 y + 0.02)
       + mean over positives of  0.7 Ls + 0.5 Lb + Ld
       + 0.7 mean over negatives of mean(s)
 
     Ls = -log(sum(s g) / sum(s (1 + o)) + 1e-4)                      share of the mass inside the lesion
-    Lb = 1/2 sum(t softplus(-M)) / sum t + 1/2 sum((1 - t) s (1 + o)) / sum(1 - t)       cells, balanced
-    Ld = 1 - 2 sum(sigmoid(M) t) / (sum sigmoid(M) + sum t)           Dice on cells
+    Lb = 1/2 sum(t softplus(-d)) / sum t + 1/2 sum((1 - t) softplus(d) (1 + o)) / sum(1 - t)        places, balanced
+    Ld = 1 - 2 sum(sigmoid(d) t) / (sum sigmoid(d) + sum t)           Dice
+
+F is bilinear between the middles of cells, as the map is on the page. Masks on a grid finer than the map's cells teach the
+cells around a lesion how far it reaches; with masks on the cells, F is M.
 """
 
+import functools
 import json
 import math
 import pickle
@@ -54,9 +58,9 @@ class NetworkRecipe:
     standard_deviation: float = 0.8
     dilated_layer4: bool = True
     padding_mode: PaddingMode = "replicate"
-    batch: int = 12
-    learning_rate: float = 2.5e-4
-    warm_up: int = 30
+    batch: int = 32
+    learning_rate: float = 3e-4
+    warm_up: int = 60
     """Steps."""
     weight_decay: float = 0.02
     bias_rate: float = 60.0
@@ -64,6 +68,10 @@ class NetworkRecipe:
     frozen: tuple[str, ...] = ("conv1", "bn1", "layer1")
     map_weight: float = 1.0
     """Times the map's losses; 0 is training on labels alone."""
+    edge: float = 8.0
+    """c of the loss, in logits: where a map crosses it, the lesion is to end."""
+    softness: float = 4.0
+    """T of the loss, in logits: how far a map must be from the edge to count as decided."""
 
     @property
     def cell(self) -> int:
@@ -75,10 +83,10 @@ class NetworkRecipe:
 class Recipe(NetworkRecipe):
     """Lesions drawn into normal slices: a number of steps that is set beforehand."""
 
-    steps: int = 500
-    coarse_share: float = 0.6
+    steps: int = 3600
+    coarse_share: float = 0.444
     """Share of the steps, the first ones, that see the pictures at half the size: a quarter of the time each."""
-    every: int = 50
+    every: int = 100
     """Steps between validations and saved states."""
 
     @property
@@ -100,6 +108,8 @@ class LabelledRecipe(NetworkRecipe):
     batch: int = 8
     learning_rate: float = 1e-4
     warm_up: int = 10
+    edge: float = 0.0
+    softness: float = 1.0
     epochs: int = 30
     """At most."""
     patience: int = 8
@@ -127,41 +137,91 @@ class Compute:
 ON_CPU = Compute(torch.device("cpu"), bfloat16=True)
 
 
+def compute_here() -> Compute:
+    """CUDA if there is one, else the CPU; bfloat16 where the hardware is fast at it."""
+    if torch.cuda.is_available():
+        return Compute(torch.device("cuda"), bfloat16=torch.cuda.is_bf16_supported())
+    return Compute(torch.device("cpu"), bfloat16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))  # noqa: SLF001  torch has no public name for it
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Training or validation images with their truth."""
+    """Training or validation images with their truth, on the map's cells or on a grid that divides them."""
 
     images: npt.NDArray[np.uint8]
     """(N, rows, columns) grey, 255 is 1.0."""
     labels: npt.NDArray[np.bool_]
     """(N,) True for IPF."""
     lesions: npt.NDArray[np.uint8]
-    """(N, h, w) share of each cell that is lesion, 255 is all of it."""
+    """(N, h, w) share of each place that is lesion, 255 is all of it."""
     lungs: npt.NDArray[np.uint8]
-    """(N, h, w) share of each cell that is lung."""
+    """(N, h, w) share of each place that is lung."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index: npt.NDArray[np.intp]) -> "Examples":
+    def take(self, index: npt.NDArray[np.intp] | slice) -> "Examples":
         return Examples(self.images[index], self.labels[index], self.lesions[index], self.lungs[index])
 
-    def halved(self) -> "Examples":
-        """The same at half the size, on a grid of half as many cells each way."""
-        return Examples(_halved(self.images), self.labels, _halved(self.lesions), _halved(self.lungs))
-
-    def mirrored(self, chosen: npt.NDArray[np.bool_]) -> "Examples":
-        """Left and right exchanged where `chosen`."""
-        side = chosen[:, None, None]
-        flip = [np.where(side, array[:, :, ::-1], array) for array in (self.images, self.lesions, self.lungs)]
-        return Examples(flip[0], self.labels, flip[1], flip[2])
+    def on_cells(self, cells: tuple[int, int]) -> "Examples":
+        """The same with lesions and lungs as shares of other, larger places; `cells` is (rows, columns) of their grid."""
+        return replace(self, lesions=_pooled(self.lesions, cells), lungs=_pooled(self.lungs, cells))
 
 
-def _halved(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(N, 2h, 2w) -> (N, h, w): means of 2 x 2."""
-    count, rows, columns = array.shape
-    squares = array.reshape(count, rows // 2, 2, columns // 2, 2)
+def _pooled(shares: npt.NDArray[np.uint8], cells: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    count, rows, columns = shares.shape
+    if rows % cells[0] or columns % cells[1]:
+        raise ValueError(f"a grid of {rows} x {columns} does not divide into {cells[0]} x {cells[1]} cells")
+    squares = shares.reshape(count, cells[0], rows // cells[0], cells[1], columns // cells[1])
     return np.asarray(np.rint(squares.mean(axis=(2, 4), dtype=np.float32)), np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Examples where the network computes."""
+
+    images: torch.Tensor
+    """(N, rows, columns) uint8 grey, 255 is 1.0."""
+    labels: torch.Tensor
+    """(N,) float32, 1 for IPF."""
+    lesions: torch.Tensor
+    """(N, h, w) uint8 share of each place that is lesion, 255 is all of it."""
+    lungs: torch.Tensor
+    """(N, h, w) uint8 share of each place that is lung."""
+
+    @classmethod
+    def of(cls, examples: Examples, device: torch.device) -> "Batch":
+        arrays = (examples.images, examples.labels.astype(np.float32), examples.lesions, examples.lungs)
+        return cls(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: npt.NDArray[np.intp] | slice) -> "Batch":
+        chosen = index if isinstance(index, slice) else torch.from_numpy(index).to(self.labels.device)
+        return Batch(self.images[chosen], self.labels[chosen], self.lesions[chosen], self.lungs[chosen])
+
+    def halved(self) -> "Batch":
+        """The same at half the size, on a grid of half as many places each way."""
+        return replace(self, images=_halved(self.images), lesions=_halved(self.lesions), lungs=_halved(self.lungs))
+
+    def mirrored(self, chosen: npt.NDArray[np.bool_]) -> "Batch":
+        """Left and right exchanged where `chosen`."""
+        side = torch.from_numpy(chosen).to(self.labels.device)[:, None, None]
+        flip = [torch.where(side, tensor.flip(-1), tensor) for tensor in (self.images, self.lesions, self.lungs)]
+        return Batch(flip[0], self.labels, flip[1], flip[2])
+
+    def examples(self) -> Examples:
+        """Back to arrays."""
+        images, labels, lesions, lungs = (
+            tensor.cpu().numpy() for tensor in (self.images, self.labels, self.lesions, self.lungs)
+        )
+        return Examples(images, labels > 0.5, lesions, lungs)
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    """(N, 2h, 2w) uint8 -> (N, h, w): means of 2 x 2."""
+    return functional.avg_pool2d(tensor[:, None].float(), 2)[:, 0].round().to(torch.uint8)
 
 
 class MapNetwork(nn.Module):
@@ -200,7 +260,14 @@ class MapNetwork(nn.Module):
 
 
 def map_loss(
-    class_map: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, lesions: torch.Tensor, lungs: torch.Tensor, weight: float
+    class_map: torch.Tensor,
+    bias: torch.Tensor,
+    labels: torch.Tensor,
+    lesions: torch.Tensor,
+    lungs: torch.Tensor,
+    weight: float,
+    edge: float = 0.0,
+    softness: float = 1.0,
 ) -> torch.Tensor:
     """The loss of the module's docstring.
 
@@ -211,42 +278,59 @@ def map_loss(
     labels
         (N,) float, 1 for IPF.
     lesions, lungs
-        (N, h, w) float in [0, 1]: g and the lung cover.
+        (N, rows, columns) float in [0, 1]: g and the lung cover, on M's grid or a finer one.
+    edge, softness
+        c and T, in logits.
     """
     margin = class_map.mean(dim=(1, 2)) + bias
     loss = functional.binary_cross_entropy_with_logits(margin, 0.96 * labels + 0.02)
     if weight == 0:
         return loss
-    mass = functional.softplus(class_map)
+    places = lesions[0].numel() / class_map[0].numel()
+    class_map = spread(class_map, (lesions.shape[1], lesions.shape[2]))
+    mass, soft = functional.softplus(class_map), (class_map - edge) / softness
     outside = 1 - (lungs / 0.1).clamp(max=1)
     truth = (lesions / 0.4).clamp(max=1)
     cells = (1, 2)
     shape = -torch.log((mass * lesions).sum(cells) / (mass * (1 + outside)).sum(cells).clamp(min=1e-6) + 1e-4)
-    inside = (truth * functional.softplus(-class_map)).sum(cells) / truth.sum(cells).clamp(min=1e-6)
-    beyond = ((1 - truth) * mass * (1 + outside)).sum(cells) / (1 - truth).sum(cells).clamp(min=1e-6)
-    lit = torch.sigmoid(class_map)
+    inside = (truth * functional.softplus(-soft)).sum(cells) / truth.sum(cells).clamp(min=1e-6)
+    beyond = ((1 - truth) * functional.softplus(soft) * (1 + outside)).sum(cells) / (1 - truth).sum(cells).clamp(min=1e-6)
+    lit = torch.sigmoid(soft)
     dice = 1 - 2 * (lit * truth).sum(cells) / (lit.sum(cells) + truth.sum(cells)).clamp(min=1e-6)
-    drawn = (labels > 0.5) & (lesions.sum(cells) > LEAST_LESION_CELLS)
-    normal = labels < 0.5
-    total = loss
-    if bool(drawn.any()):
-        total = total + weight * (0.7 * shape + 0.5 * (inside + beyond) / 2 + dice)[drawn].mean()
-    if bool(normal.any()):
-        total = total + weight * 0.7 * mass.mean(dim=cells)[normal].mean()
-    return total
+    drawn = (labels > 0.5) & (lesions.sum(cells) > LEAST_LESION_CELLS * places)
+    held = _mean_over(0.7 * shape + 0.5 * (inside + beyond) / 2 + dice, drawn)
+    return loss + weight * (held + 0.7 * _mean_over(mass.mean(dim=cells), labels < 0.5))
 
 
-def _images(examples: Examples, recipe: NetworkRecipe, device: torch.device) -> torch.Tensor:
-    grey = torch.from_numpy(np.ascontiguousarray(examples.images)).to(device).float() / 255
-    values = (grey - recipe.mean) / recipe.standard_deviation
+def _mean_over(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Of the chosen ones; 0 where none is. Asks the GPU for nothing, so that nobody waits for it."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def spread(class_map: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(N, h, w) -> (N, *size): bilinear between the middles of cells, as `ipfvision.core.geometry.Crop.paste_cells` does it.
+
+    Two products of matrices: torch's own interpolation sums its gradient in another order each time on a GPU.
+    """
+    if class_map.shape[1:] == size:
+        return class_map
+    down, across = (_between(cells, places).to(class_map) for cells, places in zip(class_map.shape[1:], size, strict=True))
+    return down @ class_map @ across.T
+
+
+@functools.cache
+def _between(cells: int, places: int) -> torch.Tensor:
+    """(places, cells): how much of each cell's value is in each place."""
+    at = ((torch.arange(places) + 0.5) * cells / places - 0.5).clamp(0, cells - 1)
+    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def _images(batch: Batch, recipe: NetworkRecipe) -> torch.Tensor:
+    values = (batch.images.float() / 255 - recipe.mean) / recipe.standard_deviation
     return values[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def _shares(array: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device).float() / 255
-
-
-def _batches(examples: Examples, recipe: Recipe, first_step: int) -> Iterator[Examples]:
+def _batches(examples: Batch, recipe: Recipe, first_step: int) -> Iterator[Batch]:
     """Endless shuffled batches, half of them mirrored; the same from any step on, so that a resumed run repeats the order."""
     per_epoch = len(examples) // recipe.batch
     if per_epoch == 0:
@@ -260,14 +344,14 @@ def _batches(examples: Examples, recipe: Recipe, first_step: int) -> Iterator[Ex
         step += 1
 
 
-def _calibrate(model: MapNetwork, examples: Examples, recipe: Recipe) -> None:
+def _calibrate(model: MapNetwork, examples: Batch, recipe: Recipe, compute: Compute) -> None:
     """Measure BatchNorm's statistics anew on twelve training batches."""
     batches = _batches(examples, recipe, 0)
     first = [next(batches) for _ in range(12)]
-    calibrate(model, (batch.halved() if recipe.coarse_steps else batch for batch in first), recipe, ON_CPU)
+    calibrate(model, (batch.halved() if recipe.coarse_steps else batch for batch in first), recipe, compute)
 
 
-def calibrate(model: MapNetwork, batches: Iterable[Examples], recipe: NetworkRecipe, compute: Compute) -> None:
+def calibrate(model: MapNetwork, batches: Iterable[Batch], recipe: NetworkRecipe, compute: Compute) -> None:
     """Measure BatchNorm's statistics anew, stage by stage in one running mean."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -277,21 +361,22 @@ def calibrate(model: MapNetwork, batches: Iterable[Examples], recipe: NetworkRec
     model.train()
     with torch.no_grad(), compute.autocast():
         for batch in batches:
-            model(_images(batch, recipe, compute.device))
+            model(_images(batch, recipe))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 def class_map_of(
-    model: MapNetwork, examples: Examples, recipe: NetworkRecipe, compute: Compute = ON_CPU
+    model: MapNetwork, examples: Examples | Batch, recipe: NetworkRecipe, compute: Compute = ON_CPU
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Maps (N, h, w) and margins (N,) in evaluation mode."""
     model.eval()
     maps = []
     with torch.inference_mode(), compute.autocast():
         for first in range(0, len(examples), recipe.batch):
-            index = np.arange(first, min(first + recipe.batch, len(examples)))
-            maps.append(model(_images(examples.take(index), recipe, compute.device)).cpu().numpy())
+            some = examples.take(slice(first, first + recipe.batch))
+            batch = Batch.of(some, compute.device) if isinstance(some, Examples) else some
+            maps.append(model(_images(batch, recipe)).cpu().numpy())
     stacked = np.concatenate(maps)
     return stacked, stacked.mean(axis=(1, 2)) + float(model.bias.detach())
 
@@ -352,17 +437,17 @@ def optimizer_of(model: MapNetwork, recipe: NetworkRecipe) -> torch.optim.AdamW:
 def descend(
     model: MapNetwork,
     optimizer: torch.optim.Optimizer,
-    batch: Examples,
+    batch: Batch,
     recipe: NetworkRecipe,
     step: int,
     steps: int,
     compute: Compute,
-) -> tuple[float, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One step of the optimizer, with warm-up and cosine decay over all `steps`.
 
     Returns
     -------
-    The loss, and (N, h, w) the class map before the step.
+    The loss, one number, and (N, h, w) the class map before the step; both where the network computes.
     """
     model.train()
     for name in recipe.frozen:
@@ -372,15 +457,14 @@ def descend(
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     with compute.autocast():
-        class_map = model(_images(batch, recipe, compute.device))
-    labels = torch.from_numpy(batch.labels.astype(np.float32)).to(compute.device)
-    lesions, lungs = _shares(batch.lesions, compute.device), _shares(batch.lungs, compute.device)
-    loss = map_loss(class_map, model.bias, labels, lesions, lungs, recipe.map_weight)
+        class_map = model(_images(batch, recipe))
+    lesions, lungs = batch.lesions.float() / 255, batch.lungs.float() / 255
+    loss = map_loss(class_map, model.bias, batch.labels, lesions, lungs, recipe.map_weight, recipe.edge, recipe.softness)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
-    return float(loss.detach()), class_map.detach()
+    return loss.detach(), class_map.detach()
 
 
 class _Remembering:
@@ -422,6 +506,7 @@ def train(
     validation: Examples,
     folder: Path,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
+    compute: Compute = ON_CPU,
 ) -> MapNetwork:
     """Train, or go on training where a killed run stopped.
 
@@ -432,41 +517,44 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model = MapNetwork(recipe)
     state_file, log_file = folder / STATE, folder / LOG
+    described = json.dumps(asdict(replace(recipe, every=0)), sort_keys=True)
+    state = read_state(state_file) if state_file.is_file() else None
+    if state is not None and state["recipe"] != described:
+        raise RunStopped(f"{folder.name} holds a run of another recipe or other options: choose another folder.")
+    begun = start(model.network, recipe.start, recipe.seed) if state is None else None
+    if begun is not None and begun.has_head:
+        model.adopt_head()
+    model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer_of(model, recipe)
-    first = 0
-    if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
-        if state["recipe"] != json.dumps(asdict(replace(recipe, every=0)), sort_keys=True):
-            raise RunStopped(f"{folder.name} holds a run of another recipe or other options: choose another folder.")
+    training, watched = Batch.of(examples, compute.device), Batch.of(validation, compute.device)
+    if begun is not None:
+        if begun.needs_calibration:
+            _calibrate(model, training, recipe, compute)
+        (folder / BEGUN).write_text(json.dumps(asdict(begun), indent=1))
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    else:
-        begun = start(model.network, recipe.start, recipe.seed)
-        if begun.needs_calibration:
-            _calibrate(model, examples, recipe)
-        if begun.has_head:
-            model.adopt_head()
-        (folder / BEGUN).write_text(json.dumps(asdict(begun), indent=1))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    losses: list[float] = []
+    first = 0 if state is None else state["step"]
+    losses: list[torch.Tensor] = []
     clock = time.monotonic()
-    for step, batch in enumerate(_batches(examples, recipe, first), start=first):
+    for step, batch in enumerate(_batches(training, recipe, first), start=first):
         if step >= recipe.steps:
             break
         coarse = step < recipe.coarse_steps
-        loss, _ = descend(model, optimizer, batch.halved() if coarse else batch, recipe, step, recipe.steps, ON_CPU)
+        loss, _ = descend(model, optimizer, batch.halved() if coarse else batch, recipe, step, recipe.steps, compute)
         losses.append(loss)
         if (step + 1) % recipe.every == 0 or step + 1 == recipe.steps:
-            measured = validation.halved() if coarse else validation
-            maps, margins = class_map_of(model, measured, recipe)
+            mean_loss = float(torch.stack(losses).mean())
+            seconds = (time.monotonic() - clock) / len(losses)
+            measured = watched.halved() if coarse else watched
+            maps, margins = class_map_of(model, measured, recipe, compute)
             line = {
                 "step": step + 1,
                 "coarse": coarse,
-                "loss": float(np.mean(losses)),
-                "seconds_per_step": (time.monotonic() - clock) / len(losses),
+                "loss": mean_loss,
+                "seconds_per_step": seconds,
                 "bias": float(model.bias.detach()),
-                **cell_figures(maps, margins, measured),
+                **cell_figures(maps, margins, measured.examples().on_cells((maps.shape[1], maps.shape[2]))),
             }
             losses, clock = [], time.monotonic()
             with log_file.open("a") as log:
@@ -474,7 +562,7 @@ def train(
             save_state(
                 state_file,
                 {
-                    "recipe": json.dumps(asdict(replace(recipe, every=0)), sort_keys=True),
+                    "recipe": described,
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step + 1,

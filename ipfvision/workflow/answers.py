@@ -164,7 +164,7 @@ def answer_rows(reader: Reader, data: Path, rows: Sequence[ManifestRow], say: Sa
             except InputRefused as error:
                 return "", error
 
-        with closing(ahead(map(opened, rows))) as ready:
+        with closing(ahead(opened, rows)) as ready:
             for number, (row, (key, known)) in enumerate(zip(rows, ready, strict=True), start=1):
                 if number % 8 == 0 or number == len(rows):
                     say(f"reading: {number} of {len(rows)} pictures{left_words(pace.seconds_left(len(rows) - number))}")

@@ -162,7 +162,8 @@ def _fold(
     number: int,
 ) -> tuple[list[float], int]:
     """Margins of the pictures left out and the number of epochs, from the disk if the fold is done."""
-    from ipfvision.nn.labelled import compute_here, margins_of, train_labelled  # noqa: PLC0415
+    from ipfvision.nn.labelled import margins_of, train_labelled  # noqa: PLC0415
+    from ipfvision.nn.training import compute_here  # noqa: PLC0415
 
     parts = [json.dumps(asdict(recipe), sort_keys=True), prepared.identity(), json.dumps([train, out])]
     identity = hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ipfvision.core.overlay import display_grey, overlay
 from ipfvision.core.slice import Slice, grey
 from ipfvision.core.window import LUNG, Window
 from ipfvision.images import write_png
-from ipfvision.nn.series import ahead
+from ipfvision.nn.series import ahead, in_groups
 from ipfvision.nn.turns import Turns
 from ipfvision.workflow.gating import note, refusal
 from ipfvision.workflow.uploads import Refusal
@@ -124,6 +125,7 @@ class Reader:
         self._runtime = runtime
         self._preparing = Turns()
         self._computing = Turns()
+        self._batch = 1 if runtime is None else runtime.batch
 
     @property
     def card(self) -> ModelCard:
@@ -167,7 +169,8 @@ class Reader:
         """
         from ipfvision.nn.preprocess import prepare  # noqa: PLC0415
 
-        with self._preparing.turn(urgent=urgent):
+        # Beside a pass on a GPU all cores are free; otherwise they are the network's, but for one.
+        with self._preparing.turn(urgent=urgent) if self._batch == 1 else nullcontext():
             lungs, marks, filled = without_marks(scan)
             if lungs.problem is not None:
                 return Prepared(scan, lungs, marks, filled)
@@ -184,22 +187,32 @@ class Reader:
 
         Reading, measuring and shipping all come through here, so that a card cannot describe another path than the page's.
         """
+        prepared = given if isinstance(given, Prepared) else self.prepare(given)
+        with self._turn_for([prepared]):
+            return self._see_all([prepared])[0]
+
+    def _see_all(self, given: Sequence[Prepared]) -> list[Seen]:
+        """As many images in one pass as the runtime takes; the caller has the turn."""
         from ipfvision.nn.classify import pooled, run  # noqa: PLC0415
         from ipfvision.nn.network import to_tensor  # noqa: PLC0415
 
-        prepared = given if isinstance(given, Prepared) else self.prepare(given)
-        if prepared.image is None:
-            return Seen(prepared)
-        with self._turn_for(prepared):
-            features, logits = run(self._model, to_tensor(prepared.image[None], self.card), self._runtime)
-            with_marks = None
-            if prepared.marked is not None:
-                _, marked_logits = run(self._model, to_tensor(prepared.marked[None], self.card), self._runtime)
-                with_marks = float(marked_logits[0, 0] - marked_logits[0, 1])
-            margin = float(logits[0, 0] - logits[0, 1])
+        images = [image for prepared in given for image in (prepared.image, prepared.marked) if image is not None]
+        passed: deque[tuple[Any, float]] = deque()
+        for group in in_groups(images, self._batch):
+            features, logits = run(self._model, to_tensor(np.stack(group), self.card), self._runtime)
+            margins = (logits[:, 0] - logits[:, 1]).tolist()
+            passed.extend((features[place : place + 1], margin) for place, margin in enumerate(margins))
+
+        def seen(prepared: Prepared) -> Seen:
+            if prepared.image is None:
+                return Seen(prepared)
+            features, margin = passed.popleft()
+            with_marks = None if prepared.marked is None else passed.popleft()[1]
             means, gate = pooled(features), self._model.gate
             distance = None if gate is None else float(gate.distance(means)[0])
-        return Seen(prepared, features, means[0], margin, with_marks, distance)
+            return Seen(prepared, features, means[0], margin, with_marks, distance)
+
+        return [seen(prepared) for prepared in given]
 
     def answer(self, seen: Seen) -> Prediction:
         """The answer for what was seen, a refusal included: of the page and of every measurement alike."""
@@ -223,11 +236,11 @@ class Reader:
             yield
 
     @contextmanager
-    def _turn_for(self, prepared: Prepared, *, urgent: bool = False) -> Iterator[None]:
+    def _turn_for(self, given: Sequence[Prepared], *, urgent: bool = False) -> Iterator[None]:
         """Wait for a turn at the runtime; beside it, one thread computes. Where there is nothing to compute, do not wait."""
         from ipfvision.nn.runtime import torch_threads  # noqa: PLC0415
 
-        if prepared.image is None:
+        if all(prepared.image is None for prepared in given):
             yield
             return
         with self._computing.turn(urgent=urgent), nullcontext() if self._runtime is None else torch_threads(1):
@@ -250,13 +263,15 @@ class Reader:
         """
         _check_method(method)
         prepared = self.prepare(scan, urgent=urgent)
-        with self._turn_for(prepared, urgent=urgent):
-            return self._finish(prepared, method)
+        with self._turn_for([prepared], urgent=urgent):
+            return self._finish(self._see_all([prepared])[0], method)
 
     def read_all(
         self, slices: Iterable[Slice], method: str = "gradcam", cancelled: threading.Event | None = None
     ) -> Generator[Reading, None, None]:
         """One reading at a time, in order. Only one slice is made ready beforehand, so that memory does not grow.
+
+        On a GPU it is a batch: as many go through the network in one pass, and as many are made ready meanwhile.
 
         Parameters
         ----------
@@ -266,20 +281,21 @@ class Reader:
             Once it is set, the network computes nothing more. To stop iterating does the same.
         """
         _check_method(method)
-        with closing(ahead((self.prepare(scan) for scan in slices), cancelled)) as ready:
-            for prepared in ready:
-                with self._turn_for(prepared):
+        with closing(ahead(self.prepare, slices, cancelled, self._batch)) as ready:
+            for group in in_groups(ready, self._batch):
+                with self._turn_for(group):
                     if cancelled is not None and cancelled.is_set():
                         return
-                    reading = self._finish(prepared, method)
-                yield reading
+                    readings = deque(self._finish(seen, method) for seen in self._see_all(group))
+                while readings:  # nobody holds what was handed out
+                    yield readings.popleft()
 
-    def _finish(self, prepared: Prepared, method: str) -> Reading:
+    def _finish(self, seen: Seen, method: str) -> Reading:
         """The network's part of a reading."""
         from ipfvision.nn.classify import decide  # noqa: PLC0415
         from ipfvision.nn.explain import explain, signed_evidence  # noqa: PLC0415
 
-        seen = self.see(prepared)
+        prepared = seen.prepared
         scan, lungs, marks, filled = prepared.scan, prepared.lungs, prepared.marks, prepared.filled
         prediction = self.answer(seen)
         distance, gate = seen.gate_distance, self._model.gate

@@ -35,6 +35,10 @@ DISEASED = 0.47
 """Share of cases with drawn fibrosis."""
 PHANTOM_EVERY = 12
 """Every twelfth file of a pool is drawn into the synthetic thorax instead of real slices."""
+FILES_OF_A_SEED = 250
+"""After as many files a pool goes on with the next seed's, so that a large pool holds smaller ones."""
+MASK_CELL = 4
+"""Input pixels along a side of one place of a drawn mask: a quarter of a cell of the map with layer4 at stride 16."""
 MARGIN = 0.1
 """Margin around the lungs as a share of their size, as in reading; training strays from it by at most 0.08."""
 
@@ -178,7 +182,7 @@ class Drawn:
     """(rows, columns)."""
     diseased: bool
     lesion: npt.NDArray[np.uint8]
-    """(h, w) share of each cell, 255 is all of it."""
+    """(h, w) share of each place, 255 is all of it."""
     lung: npt.NDArray[np.uint8]
     """(h, w)."""
 
@@ -250,14 +254,18 @@ def draw_shard(
 ) -> Path:
     """Draw one file of a pool, if it is not there: the same seed and number give the same examples.
 
+    File 250 of a seed is file 0 of the next one.
+
     The file appears whole or not at all, so a killed run goes on where it stopped, and two runs may fill one folder.
     """
     path = folder / f"pool_{number:05d}.npz"
     if path.is_file():
         return path
-    into = [] if number % PHANTOM_EVERY == PHANTOM_EVERY - 1 else normals
+    seeds, own = divmod(number, FILES_OF_A_SEED)
+    into = [] if own % PHANTOM_EVERY == PHANTOM_EVERY - 1 else normals
     drawn = [
-        draw_example(into, input_shape, cell, np.random.default_rng((seed, number, index)), drawing) for index in range(SHARD)
+        draw_example(into, input_shape, cell, np.random.default_rng((seed + seeds, own, index)), drawing)
+        for index in range(SHARD)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")
@@ -294,10 +302,10 @@ def draw_pool(
     cell: int,
     seed: int,
     say: Callable[[str], None],
-    processes: int = 2,
+    processes: int | None = None,
     drawing: Drawing = FULL,
 ) -> "Examples":
-    """Draw (or find already drawn) at least `cases` examples from these patients' slices.
+    """Draw (or find already drawn) at least `cases` examples from these patients' slices, on all cores unless told otherwise.
 
     A folder holds one pool: what lies there is not drawn again, whatever it was drawn with.
     """
@@ -310,9 +318,21 @@ def draw_pool(
         with ProcessPoolExecutor(processes, get_context("spawn"), _begin_drawing, (data, sorted(patients))) as pool:
             for done, _ in enumerate(pool.map(_draw, missing), start=1):
                 say(f"drawing: {done} of {len(missing)} files")
-    shards = [np.load(folder / f"pool_{job[1]:05d}.npz") for job in jobs]
-    parts = [np.concatenate([shard[name] for shard in shards]) for name in ("images", "labels", "lesions", "lungs")]
-    return Examples(*parts)
+    return Examples(*_joined([folder / f"pool_{job[1]:05d}.npz" for job in jobs]))
+
+
+def _joined(files: Sequence[Path]) -> list[npt.NDArray[Any]]:
+    """Images, labels, lesions and lungs of all files of a pool; never twice in memory, for a pool has gigabytes."""
+    names = ("images", "labels", "lesions", "lungs")
+    joined: list[npt.NDArray[Any]] = []
+    for place, file in enumerate(files):
+        with np.load(file) as shard:
+            for which, name in enumerate(names):
+                own = shard[name]
+                if place == 0:
+                    joined.append(np.empty((len(files) * SHARD, *own.shape[1:]), own.dtype))
+                joined[which][place * SHARD : (place + 1) * SHARD] = own
+    return joined
 
 
 def curves_png(log: Path, coarse_steps: int) -> bytes:
@@ -346,18 +366,24 @@ def train_run(
     steps: int,
     cases: int,
     seed: int,
+    drawing_seed: int | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Draw the pools and train; a killed run goes on where it stopped.
 
     Patients are split, never slices: what is drawn into the held-out patients' slices is validation.
 
+    Parameters
+    ----------
+    drawing_seed
+        Of the drawings, if they are not to have `seed`, which decides the order in which they are learned from.
+
     Raises
     ------
     InputRefused
         If the manifest is missing, or a side of the split would have no patient.
     """
-    from ipfvision.nn.training import Recipe, train  # noqa: PLC0415
+    from ipfvision.nn.training import Recipe, compute_here, train  # noqa: PLC0415
 
     patients = {row.patient for row in read_manifest(data) if row.use == "train"}
     unknown = set(held_out) - patients
@@ -366,16 +392,16 @@ def train_run(
     if not patients - set(held_out):
         raise InputRefused("No patient is left to train on: hold out fewer.")
     recipe = Recipe(seed=seed, start=start, steps=steps)
-    cell = 16 if recipe.dilated_layer4 else 32
-    shape = recipe.input_shape
-    training = draw_pool(data, sorted(patients - set(held_out)), folder / "train", cases, shape, cell, seed, say)
-    validation = draw_pool(data, sorted(held_out), folder / "validation", 2 * SHARD, shape, cell, seed + 1, say)
+    shape, drawn_by = recipe.input_shape, seed if drawing_seed is None else drawing_seed
+    training = draw_pool(data, sorted(patients - set(held_out)), folder / "train", cases, shape, MASK_CELL, drawn_by, say)
+    validation = draw_pool(data, sorted(held_out), folder / "validation", 2 * SHARD, shape, MASK_CELL, drawn_by + 1, say)
 
     manifest = {
         "training_patients": sorted(patients - set(held_out)),
         "held_out_patients": sorted(held_out),
         "drawn_training_examples": len(training),
         "drawn_validation_examples": len(validation),
+        "drawing_seed": drawn_by,
         "share_with_drawn_fibrosis": DISEASED,
     }
     (folder / "run.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -386,4 +412,4 @@ def train_run(
         say(f"step {line['step']} of {steps}, {left:.0f} min left: {figures}")
         write_whole(folder / "curves.png", curves_png(folder / "log.jsonl", recipe.coarse_steps))
 
-    train(recipe, training, validation, folder, report)
+    train(recipe, training, validation, folder, report, compute_here())
