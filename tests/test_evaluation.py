@@ -578,6 +578,8 @@ def test_overlaps_on_drawn_lesions_are_scikit_learns(reader: Reader, normal: Nor
         assert row.iou_colored == pytest.approx(jaccard_score(area.ravel(), colored.ravel()))
         truth = explanation.crop.cell_shares(area, evidence.cells.shape) >= 0.4
         assert row.iou_cells == pytest.approx(jaccard_score(truth.ravel(), evidence.cells.ravel() > 0), abs=0.03)
+        lit = explanation.cells >= 0.1 * reader.card.map_reference
+        assert row.iou_cells_colored == pytest.approx(jaccard_score(truth.ravel(), lit.ravel()), abs=0.03)
         assert row.mass == pytest.approx(heatmap[area].sum() / heatmap.sum(), rel=1e-4)
         assert row.cell_mm == pytest.approx(max(explanation.crop.width / 8, explanation.crop.height / 6))
     assert any(row.iou_positive is not None for row in rows)

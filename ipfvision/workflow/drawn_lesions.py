@@ -80,6 +80,8 @@ class DrawnScore:
     """What a map that is right in every cell would reach at pixels, cut at half: the grid's share of a low IoU."""
     iou_cells: float | None = None
     """Evidence above 0 against cells that are at least 40 % lesion (`ipfvision.nn.training.cell_figures`)."""
+    iou_cells_colored: float | None = None
+    """Cells that the page draws in color against the same."""
     outside_lung: float | None = None
     far_outside_lung: float | None = None
     """Share of the map more than half a cell away from the lung mask."""
@@ -221,6 +223,7 @@ def _overlaps(reader: Reader, reading: Reading, area: Mask) -> dict[str, Any]:
 
     if explanation.peak <= 0:  # no positive evidence: an overlap is not defined
         return {"iou_true_cells": iou(right)}
+    colored_cells = overlap(explanation.cells >= COLORED * reader.card.map_reference, shares >= TRUE_CELL)
     return {
         "iou_positive": iou(heatmap > 0),
         "iou_positive_in_lung": iou((heatmap > 0) & reading.lungs.mask),
@@ -228,6 +231,7 @@ def _overlaps(reader: Reader, reading: Reading, area: Mask) -> dict[str, Any]:
         "iou_colored": iou((heatmap > 0) & (heatmap >= COLORED * reader.card.map_reference)),
         "iou_true_cells": iou(right),
         "iou_cells": on_cells["iou_cells"],
+        "iou_cells_colored": None if colored_cells is None else colored_cells.iou,
     }
 
 

@@ -55,6 +55,7 @@ DRAWN: Mapping[str, tuple[str, str]] = {
     "iou_at_otsu": ("IoU at Otsu's threshold", "docs/agreement.md"),
     "iou_true_cells": ("IoU of a map right in every cell", "the most that this grid can reach at pixels"),
     "iou_cells": ("IoU at cells", "evidence above 0 against cells that are at least 40 % lesion"),
+    "iou_cells_colored": ("IoU at cells, as colored", "cells that the page draws in color against the same"),
     "outside_lung": ("Map outside the lungs", "share of the map outside the lung mask"),
     "far_outside_lung": ("\u2026 by more than half a cell", "share of the map more than half a cell away from the mask"),
     "in_frame": ("Map in its outermost cells", "share of the map in the frame of the model's input"),

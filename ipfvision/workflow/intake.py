@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ipfvision import dicom, images
+from ipfvision.core.orientation import spine_in_front
 from ipfvision.core.slice import Plane, Scale, Series, Slice
 from ipfvision.errors import NotAnImage
 from ipfvision.workflow.uploads import (
@@ -194,6 +195,12 @@ def _ordered(uid: str | None, stack: list[Slice]) -> Series:
         places = {id(one): float(normal @ np.asarray(one.plane.position)) for one in placed if one.plane is not None}
         placed.sort(key=lambda one: (round(places[id(one)] / SAME_PLACE_MM), *_tie(one)))
         notes += _spacing_notes([places[id(one)] for one in placed], placed[0].thickness_mm)
+        if spine_in_front(placed):
+            notes.append(
+                "The spine lies where the files say the front of the patient is (Image Orientation (Patient) (0020,0037)): the "
+                "letters beside the picture, and left and right with them, may be wrong: check them against the scanner's own "
+                "pictures."
+            )
     unplaced.sort(key=_tie)
     if unplaced and placed:
         notes.append(f"{_slices(len(unplaced))} without a position (Image Position (Patient) (0020,0032)): at the end.")
