@@ -83,8 +83,11 @@ class DrawnScore:
     iou_cells_colored: float | None = None
     """Cells that the page draws in color against the same."""
     outside_lung: float | None = None
+    """Share of the map outside the lungs as they were found before anything was drawn: dense disease hides lung."""
     far_outside_lung: float | None = None
-    """Share of the map more than half a cell away from the lung mask."""
+    """Share of it more than half a cell away from them."""
+    far_outside_found_lung: float | None = None
+    """The same for the lungs that were found on the drawn slice, which miss what is drawn dense."""
     in_frame: float | None = None
     """Share of the map in the outermost frame of its cells."""
 
@@ -178,7 +181,11 @@ def _score_case(reader: Reader, normal: NormalSlice, index: int, number: int, se
     own["cell_mm"] = max(reading.explanations["ipf"].cell_mm(scan.spacing) or (0.0,))
     rows = [
         DrawnScore(
-            finding=WHOLE, **own, **_agreement(reading, fibrosis), **_overlaps(reader, reading, area), **_beyond(reading)
+            finding=WHOLE,
+            **own,
+            **_agreement(reading, fibrosis),
+            **_overlaps(reader, reading, area),
+            **_beyond(reading, normal.lungs),
         )
     ]
     rows += [DrawnScore(finding=one.said.finding.value, **own, **_agreement(reading, [one])) for one in case.annotations]
@@ -235,11 +242,12 @@ def _overlaps(reader: Reader, reading: Reading, area: Mask) -> dict[str, Any]:
     }
 
 
-def _beyond(reading: Reading) -> dict[str, Any]:
+def _beyond(reading: Reading, lungs: Lungs) -> dict[str, Any]:
     explanation = reading.explanations["ipf"]
     return {
-        "outside_lung": mass_beyond(explanation, reading.lungs, 0.0, reading.scan.spacing),
-        "far_outside_lung": mass_beyond(explanation, reading.lungs, 0.5, reading.scan.spacing),
+        "outside_lung": mass_beyond(explanation, lungs, 0.0, reading.scan.spacing),
+        "far_outside_lung": mass_beyond(explanation, lungs, 0.5, reading.scan.spacing),
+        "far_outside_found_lung": mass_beyond(explanation, reading.lungs, 0.5, reading.scan.spacing),
         "in_frame": mass_in_frame(explanation),
     }
 

@@ -56,8 +56,12 @@ DRAWN: Mapping[str, tuple[str, str]] = {
     "iou_true_cells": ("IoU of a map right in every cell", "the most that this grid can reach at pixels"),
     "iou_cells": ("IoU at cells", "evidence above 0 against cells that are at least 40 % lesion"),
     "iou_cells_colored": ("IoU at cells, as colored", "cells that the page draws in color against the same"),
-    "outside_lung": ("Map outside the lungs", "share of the map outside the lung mask"),
-    "far_outside_lung": ("\u2026 by more than half a cell", "share of the map more than half a cell away from the mask"),
+    "outside_lung": ("Map outside the lungs", "share of the map outside the lungs as they were before anything was drawn"),
+    "far_outside_lung": ("\u2026 by more than half a cell", "share of the map more than half a cell away from them"),
+    "far_outside_found_lung": (
+        "\u2026 of the mask found",
+        "the same for the mask found on the drawn slice, which misses dense lung",
+    ),
     "in_frame": ("Map in its outermost cells", "share of the map in the frame of the model's input"),
     "cell_mm": ("Cell, mm", "the longer side: nothing smaller can be located; the scale is taken from the lungs' width"),
 }
