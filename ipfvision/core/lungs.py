@@ -546,6 +546,10 @@ def sides(lungs: Lungs) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     if first >= last:  # a middle outside the picture
         first, last = (0, 1) if middle < 0 else (mask.shape[1] - 1, mask.shape[1])
     offset = np.abs(np.arange(first, last) - middle) / reach
+    nearest = np.flatnonzero((offset == offset.min()) & ~mask[top : top + height, first:last].any(axis=0))
+    if nearest.size:  # straight down the middle, through no lung: nothing is cheaper
+        on_left = np.broadcast_to(np.arange(mask.shape[1]) < nearest[0] + first, mask.shape)
+        return mask & on_left, mask & ~on_left
     cost = mask[top : top + height, first:last] + 0.02 * offset
     # The cheapest way down, one column to either side per row (a seam: Avidan and Shamir 2007).
     total = np.full((height, cost.shape[1] + 2), np.inf)
