@@ -4,6 +4,7 @@ import csv
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -91,7 +92,7 @@ def normal() -> NormalSlice:
     return NormalSlice(hu, find_lungs(scan), 1.0, "drawn")
 
 
-DRAWN_BEFORE = (
+WITH_AVX512 = (
     (169.63, 0.0),
     (157.48, 0.0),
     (173.64, 55.67),
@@ -102,10 +103,24 @@ DRAWN_BEFORE = (
     (160.19, 0.0),
 )
 """Means of picture and lesions by seed, before parts of the drawing could be left out."""
+WITH_AVX2 = (
+    (169.03, 0.0),
+    (156.55, 0.0),
+    (168.71, 19.94),
+    (155.39, 15.94),
+    (167.96, 0.0),
+    (155.99, 0.0),
+    (146.14, 0.0),
+    (159.23, 0.0),
+)
+"""The same on processors on which OpenCV rounds otherwise: one pixel more or less of lung, and chance takes another way."""
 
 
 def test_the_whole_drawing_is_what_it_was_before_parts_could_be_left_out(normal: NormalSlice) -> None:
-    for seed, (image, lesion) in enumerate(DRAWN_BEFORE):
+    if not cv2.checkHardwareSupport(cv2.CPU_AVX2):
+        pytest.skip("what was drawn before is known for processors with AVX2 or AVX-512")
+    before = WITH_AVX512 if cv2.checkHardwareSupport(cv2.CPU_AVX_512SKX) else WITH_AVX2
+    for seed, (image, lesion) in enumerate(before):
         example = draw_example([normal], (96, 128), 16, np.random.default_rng(seed))
         # no more than what another build of OpenCV may round otherwise; any other order of chance is far from it
         assert float(example.image.mean()) == pytest.approx(image, abs=0.5)
