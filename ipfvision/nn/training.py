@@ -178,7 +178,7 @@ def _pooled(shares: npt.NDArray[np.uint8], cells: tuple[int, int]) -> npt.NDArra
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Examples where the network computes."""
+    """Examples as tensors; only those of one step need lie where the network computes."""
 
     images: torch.Tensor
     """(N, rows, columns) uint8 grey, 255 is 1.0."""
@@ -196,6 +196,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(tensor.to(device) for tensor in (self.images, self.labels, self.lesions, self.lungs)))
 
     def take(self, index: npt.NDArray[np.intp] | slice) -> "Batch":
         chosen = index if isinstance(index, slice) else torch.from_numpy(index).to(self.labels.device)
@@ -330,7 +333,7 @@ def _images(batch: Batch, recipe: NetworkRecipe) -> torch.Tensor:
     return values[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def _batches(examples: Batch, recipe: Recipe, first_step: int) -> Iterator[Batch]:
+def _batches(examples: Batch, recipe: Recipe, first_step: int, device: torch.device) -> Iterator[Batch]:
     """Endless shuffled batches, half of them mirrored; the same from any step on, so that a resumed run repeats the order."""
     per_epoch = len(examples) // recipe.batch
     if per_epoch == 0:
@@ -339,14 +342,14 @@ def _batches(examples: Batch, recipe: Recipe, first_step: int) -> Iterator[Batch
     while True:
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(examples))
-        batch = examples.take(order[place * recipe.batch : (place + 1) * recipe.batch])
+        batch = examples.take(order[place * recipe.batch : (place + 1) * recipe.batch]).to(device)
         yield batch.mirrored(np.random.default_rng((recipe.seed, 1, step)).random(recipe.batch) < 0.5)
         step += 1
 
 
 def _calibrate(model: MapNetwork, examples: Batch, recipe: Recipe, compute: Compute) -> None:
     """Measure BatchNorm's statistics anew on twelve training batches."""
-    batches = _batches(examples, recipe, 0)
+    batches = _batches(examples, recipe, 0, compute.device)
     first = [next(batches) for _ in range(12)]
     calibrate(model, (batch.halved() if recipe.coarse_steps else batch for batch in first), recipe, compute)
 
@@ -375,7 +378,7 @@ def class_map_of(
     with torch.inference_mode(), compute.autocast():
         for first in range(0, len(examples), recipe.batch):
             some = examples.take(slice(first, first + recipe.batch))
-            batch = Batch.of(some, compute.device) if isinstance(some, Examples) else some
+            batch = Batch.of(some, compute.device) if isinstance(some, Examples) else some.to(compute.device)
             maps.append(model(_images(batch, recipe)).cpu().numpy())
     stacked = np.concatenate(maps)
     return stacked, stacked.mean(axis=(1, 2)) + float(model.bias.detach())
@@ -526,7 +529,8 @@ def train(
         model.adopt_head()
     model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer_of(model, recipe)
-    training, watched = Batch.of(examples, compute.device), Batch.of(validation, compute.device)
+    memory = torch.device("cpu")  # of a pool there are gigabytes
+    training, watched = Batch.of(examples, memory), Batch.of(validation, memory)
     if begun is not None:
         if begun.needs_calibration:
             _calibrate(model, training, recipe, compute)
@@ -537,7 +541,7 @@ def train(
     first = 0 if state is None else state["step"]
     losses: list[torch.Tensor] = []
     clock = time.monotonic()
-    for step, batch in enumerate(_batches(training, recipe, first), start=first):
+    for step, batch in enumerate(_batches(training, recipe, first, compute.device), start=first):
         if step >= recipe.steps:
             break
         coarse = step < recipe.coarse_steps
