@@ -246,6 +246,13 @@ def test_the_operating_point_is_where_the_answer_turns() -> None:
     assert 1 / (1 + np.exp(-turning / CARD.temperature)) == pytest.approx(CARD.operating_point)
 
 
+def test_a_constant_that_makes_up_for_what_lies_outside_the_lungs_is_explained() -> None:
+    words = "the constant makes up"
+    assert words in scorecard.budget(EvidenceBudget(None, 7.4, -12.2, 0.0, 7.7, 2.9), CARD)
+    assert words not in scorecard.budget(EvidenceBudget(None, 7.4, 0.5, 0.0, -5.0, 2.9), CARD)
+    assert words not in scorecard.budget(EvidenceBudget(None, -7.4, 0.0, 0.0, 7.7, 0.3), CARD)
+
+
 def test_a_lung_mask_that_failed_is_said_beside_the_budget() -> None:
     found = EvidenceBudget(0.1, 0.1, 0.1, 0.1, 0.1, 0.5, "One lung is missing.")
     assert "One lung is missing." in scorecard.budget(found, CARD)

@@ -298,6 +298,11 @@ def budget(found: EvidenceBudget, card: ModelCard) -> str:
         "In logits. Each bar begins where the one above ends, and the last ends at the margin: to the right it speaks for "
         f"{TARGET_WORDS['ipf']}, to the left for {TARGET_WORDS['normal']}. Dashed: the operating point, {signed(operating)}."
     )
+    if found.outside_lung < 0 < found.bias:
+        said += (
+            " What lies outside the lungs as a rule pulls the sum down, on normal slices and others alike, and the constant makes "
+            "up for it: the lungs tell slices apart."
+        )
     if found.lung_reason is not None:
         said += f" What lies in the lungs and what outside cannot be told apart here: {found.lung_reason}"
     heading_ = '<p class="ipf-heading">What the margin is made of</p>'
