@@ -247,7 +247,7 @@ def test_the_operating_point_is_where_the_answer_turns() -> None:
 
 
 def test_a_constant_that_makes_up_for_what_lies_outside_the_lungs_is_explained() -> None:
-    words = "the constant makes up"
+    words = "the constant makes up for it"
     assert words in scorecard.budget(EvidenceBudget(None, 7.4, -12.2, 0.0, 7.7, 2.9), CARD)
     assert words not in scorecard.budget(EvidenceBudget(None, 7.4, 0.5, 0.0, -5.0, 2.9), CARD)
     assert words not in scorecard.budget(EvidenceBudget(None, -7.4, 0.0, 0.0, 7.7, 0.3), CARD)

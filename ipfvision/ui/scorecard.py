@@ -300,8 +300,8 @@ def budget(found: EvidenceBudget, card: ModelCard) -> str:
     )
     if found.outside_lung < 0 < found.bias:
         said += (
-            " What lies outside the lungs as a rule pulls the sum down, on normal slices and others alike, and the constant makes "
-            "up for it: the lungs tell slices apart."
+            " What lies outside the lungs as a rule pulls the sum down, on normal slices and others alike, and the constant "
+            "makes up for it: the lungs tell slices apart."
         )
     if found.lung_reason is not None:
         said += f" What lies in the lungs and what outside cannot be told apart here: {found.lung_reason}"
