@@ -140,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
     ship.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors to write, with its card")
 
+    precision = commands.add_parser("precision", help="measure on real pictures what bf16 costs, and write it into the card")
+    precision.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors checkpoint with its card")
+    precision.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv")
+
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on labelled pictures and write a report")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors checkpoint with its card")
     evaluate.add_argument("data", type=Path, metavar="DATA", help="a folder with a manifest.csv, or with a folder per class")
@@ -371,6 +375,13 @@ def _ship(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _precision(arguments: argparse.Namespace) -> int:
+    from ipfvision.workflow.shipping import measure_precision
+
+    sys.stdout.write(json.dumps(measure_precision(arguments.model, arguments.data, _say), indent=1) + "\n")
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from ipfvision.workflow.evaluation import evaluate
 
@@ -427,6 +438,7 @@ COMMANDS = {
     "crossvalidate": _crossvalidate,
     "evaluate": _evaluate,
     "ship": _ship,
+    "precision": _precision,
     "studies": _studies,
     "serve": _serve,
 }

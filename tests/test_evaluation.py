@@ -27,7 +27,7 @@ from ipfvision.core.lungs import Lungs, find_lungs
 from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, grey
 from ipfvision.core.window import LUNG
 from ipfvision.errors import InputRefused
-from ipfvision.nn import openvino_door
+from ipfvision.nn import openvino_door, runtime
 from ipfvision.nn.network import card_path, card_to_json, load
 from ipfvision.nn.preprocess import prepare
 from ipfvision.nn.training import MapNetwork, Recipe
@@ -43,7 +43,7 @@ from ipfvision.workflow.gating import HeldOut
 from ipfvision.workflow.intake import take_in_paths
 from ipfvision.workflow.reading import Reader
 from ipfvision.workflow.samples import SAMPLES
-from ipfvision.workflow.shipping import CROP_MARGIN, drawn_temperature, operating_shift, platt, ship, weighed
+from ipfvision.workflow.shipping import CROP_MARGIN, drawn_temperature, measure_precision, operating_shift, platt, ship, weighed
 from ipfvision.workflow.training import ManifestRow, NormalSlice, read_manifest
 
 CARD = ModelCard(
@@ -727,6 +727,34 @@ def test_a_card_describes_the_weights_that_were_written(collection: Path, tmp_pa
         assert cost["pictures"] == len(told)
         assert 0 < cost["largest_margin_difference"] < 0.2
         assert 0 < cost["largest_map_difference"] < 0.2
+
+
+def test_a_card_learns_later_what_less_exact_arithmetic_costs(
+    collection: Path, random_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ship` cannot say it where the processor has no bf16; nothing else of the checkpoint changes."""
+    weights = tmp_path / "model.safetensors"
+    for given, place in ((random_model.weights, weights), (card_path(random_model.weights), card_path(weights))):
+        shutil.copy(given, place)
+    before = card_path(weights).read_text()
+    monkeypatch.setattr(runtime, "in_bf16", lambda model: None)
+    assert cli.main(["precision", str(weights), str(collection)]) == 2
+    assert "does not compute in bf16" in capsys.readouterr().err
+    assert card_path(weights).read_text() == before
+
+    def rounded(model: Any) -> runtime.Runtime:
+        return replace(found := runtime.on_torch(model), features=lambda images: found.features(images).bfloat16().float())
+
+    monkeypatch.setattr(runtime, "in_bf16", rounded)
+    said = measure_precision(weights, collection, lambda _: None)
+    now = json.loads(card_path(weights).read_text())
+    assert now["details"].pop("reduced_precision") == json.loads(json.dumps(said))
+    assert now == {
+        **(then := json.loads(before)),
+        "details": {k: v for k, v in then["details"].items() if k != "reduced_precision"},
+    }
+    assert said["bf16"]["pictures"] == len(answers(weights, collection, lambda _: None))
+    assert said["bf16"]["largest_margin_difference"] > 0
 
 
 def test_what_less_exact_arithmetic_costs_is_counted() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +226,9 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     return card.details
 
 
-def _reduced_precision(weights: Path, data: Path, say: Callable[[str], None], remember: Path, given: Sequence[Answer]) -> Any:
+def _reduced_precision(
+    weights: Path, data: Path, say: Callable[[str], None], remember: Path | None, given: Sequence[Answer]
+) -> dict[str, Any]:
     """What each precision that a site may ask for costs, as far as this processor can tell."""
     from ipfvision.nn.network import load  # noqa: PLC0415
     from ipfvision.nn.runtime import in_bf16  # noqa: PLC0415
@@ -239,6 +241,30 @@ def _reduced_precision(weights: Path, data: Path, say: Callable[[str], None], re
     say(f"reading again with {runtime.name}")
     found = answer_all(Reader(model, runtime), data, read_manifest(data), say, remember)
     return {"bf16": cost_of_precision(given, found.answers, model.card)}
+
+
+def measure_precision(weights: Path, data: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write into the card of a checkpoint what reduced precision costs; `ship` could not where its processor has no bf16.
+
+    Returns
+    -------
+    What the card says of it now.
+
+    Raises
+    ------
+    InputRefused
+        If this processor has no bf16: the card stays as it was.
+    """
+    from ipfvision.nn.network import card_path, card_to_json, load  # noqa: PLC0415
+    from ipfvision.nn.runtime import in_bf16  # noqa: PLC0415
+
+    model = load(weights)
+    if in_bf16(model) is None:  # before anything is read
+        raise InputRefused(f"This processor does not compute in bf16, so the card of {weights.name} stays as it is.")
+    card, found = model.card, _reduced_precision(weights, data, say, None, answers(weights, data, say))
+    measured = replace(card, details={**card.details, "reduced_precision": found})
+    write_whole(card_path(weights), (json.dumps(card_to_json(measured), indent=1) + "\n").encode())
+    return dict(found)
 
 
 def _summary(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
