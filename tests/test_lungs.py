@@ -1,5 +1,6 @@
 """The lungs are found where they are, and everything else is refused in a sentence."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks import lungs as benchmark
 from ipfvision.core.lungs import Lungs, find_lungs, pleural_distance_mm, sides
-from ipfvision.core.slice import PixelSpacing, Scale, Slice, Source, grey
+from ipfvision.core.slice import PixelSpacing, Plane, Scale, Slice, Source, grey
 from ipfvision.core.window import LUNG, MEDIASTINUM, Window, apply_window
 from ipfvision.synthetic.case import draw_case
 from ipfvision.synthetic.thorax import draw_thorax
@@ -91,6 +92,57 @@ def test_a_head_is_refused() -> None:
     cv2.ellipse(head, (128, 128), (80, 100), 0, 0, 360, 0.95, -1)
     cv2.ellipse(head, (128, 128), (72, 92), 0, 0, 360, 0.7, -1)
     assert find_lungs(_picture(head)).problem is not None
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 3])
+def test_a_picture_on_its_side_is_refused_and_a_file_that_says_how_it_lies_is_not(quarter_turns: int) -> None:
+    thorax = draw_thorax(np.random.default_rng(8), level=0.6, size=384)
+    image = grey(_slice(thorax.pixels), LUNG)
+    assert find_lungs(_picture(image)).problem is None
+    on_its_side = np.rot90(image, quarter_turns)
+    assert "turned on its side" in (find_lungs(_picture(on_its_side)).problem or "")
+    file = replace(_picture(on_its_side), plane=Plane((0, 0, 0), row=(0, 1, 0), column=(-1, 0, 0)))
+    assert find_lungs(file).problem is None
+
+
+def test_a_squeezed_picture_is_refused_unless_its_pixels_are_known_to_be_so() -> None:
+    thorax = draw_thorax(np.random.default_rng(9), level=0.6, size=384)
+    squeezed = cv2.resize(grey(_slice(thorax.pixels), LUNG), (192, 384), interpolation=cv2.INTER_AREA)
+    assert "squeezed" in (find_lungs(_picture(squeezed)).problem or "")
+    assert find_lungs(replace(_picture(squeezed), spacing=PixelSpacing(0.8, 1.6))).problem is None
+
+
+def test_half_a_slice_is_refused() -> None:
+    thorax = draw_thorax(np.random.default_rng(10), level=0.6, size=384)
+    image = grey(_slice(thorax.pixels), LUNG)
+    assert find_lungs(_picture(image[:, : image.shape[1] // 2])).problem is not None
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_several_slices_on_one_sheet_are_refused_and_arms_beside_the_chest_are_not(slices: int) -> None:
+    image = grey(_slice(draw_thorax(np.random.default_rng(11), level=0.6, size=256).pixels), LUNG)
+    sheet = np.vstack([np.hstack([image] * 2)] * (slices // 2))
+    assert "more than one body" in (find_lungs(_picture(sheet)).problem or "")
+    with_arms = np.pad(image, ((0, 0), (60, 60)))
+    for side in (35, with_arms.shape[1] - 35):
+        cv2.circle(with_arms, (side, 140), 28, 0.8, -1)
+    assert find_lungs(_picture(with_arms)).problem is None
+
+
+def test_no_real_axial_slice_is_refused_for_how_it_is_framed(shared_data: Path) -> None:
+    """Those that the field of view cuts off on all sides, and patients with their arms down, among them."""
+    for folder, every in (
+        ("lidc/LIDC-IDRI-0513", 9),
+        ("lidc/LIDC-IDRI-0646", 9),
+        ("medpix", 3),
+        ("emphysema_normal", 12),
+        ("figures", 1),
+    ):
+        files = sorted(path for path in (shared_data / folder).iterdir() if path.suffix in (".png", ".jpg"))
+        for series in take_in_paths(files[::every]).series:
+            for scan in series.slices:
+                problem = find_lungs(scan).problem or ""
+                assert not any(word in problem for word in ("taller", "more than one body")), scan.source.file
 
 
 def test_slices_of_the_belly_and_neck_are_refused_and_those_of_the_chest_are_not(shared_data: Path) -> None:

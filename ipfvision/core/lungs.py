@@ -26,6 +26,11 @@ LEAST_LUNG = 0.015
 """Smallest share of the body's area that is taken for a slice through the lungs."""
 LEAST_COMPONENT = 0.004
 """Smallest share of the body's area that a piece of lung has."""
+LARGEST_BESIDE = 0.3
+"""Largest area beside the body as a share of the body's: an arm has up to 0.11 on real slices, a second slice from 0.47 on."""
+LEAST_WIDE = 0.96
+"""Least width over height of an upright chest, of body or lungs: real slices have at least 1.00 of body where the field of view
+cuts it off (there 1.3 of lungs), those turned on their side at most 0.95 and 0.89."""
 LEAST_CONTRAST = 0.2
 """Smallest difference between the medians of soft tissue and lung, as a share of the grey range."""
 CLOSING = 0.035
@@ -156,14 +161,18 @@ def _fill_holes(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return filled
 
 
-def _body(tissue: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Largest piece of tissue with its holes filled. Opened first, so that it lets go of the table and of clothes."""
+def _body(tissue: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
+    """Largest piece of tissue with its holes filled, and the area of the next one as a share of its own.
+
+    Opened first, so that it lets go of the table and of clothes.
+    """
     opened = _opened(tissue, max(tissue.shape) / 170)
     labels, statistics = _components(opened)
-    if len(statistics) < 2:
-        return np.zeros_like(tissue)
-    largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
-    return _fill_holes((labels == largest).astype(np.uint8))
+    order = 1 + np.argsort(-statistics[1:, cv2.CC_STAT_AREA])[:2]
+    filled = [_fill_holes((labels == label).astype(np.uint8)) for label in order]
+    if not filled:
+        return np.zeros_like(tissue), 0.0
+    return filled[0], 0.0 if len(filled) < 2 else float(filled[1].sum() / filled[0].sum())
 
 
 def find_lungs(scan: Slice) -> Lungs:
@@ -188,7 +197,7 @@ def find_lungs(scan: Slice) -> Lungs:
 
     smooth = cv2.GaussianBlur(image, (0, 0), max(image.shape) / 700)
     tissue = (smooth >= AIR_BELOW).astype(np.uint8)
-    body = _body(tissue)
+    body, another = _body(tissue)
     body_area = int(body.sum())
     if body_area < 0.05 * body.size:
         return Lungs(
@@ -242,6 +251,8 @@ def find_lungs(scan: Slice) -> Lungs:
             f"Too little lung was found on this slice ({100 * share:.1f} % of the body's area, at least "
             f"{100 * LEAST_LUNG:.1f} % expected): choose an axial slice through the lungs, in a lung window.",
         )
+    if scan.plane is None and (problem := _framing(body, mask, another, scan.spacing)) is not None:
+        return Lungs(nothing, problem)
     soft_tissue = float(np.median(image[(body == 1) & (tissue == 1)]))
     contrast = soft_tissue - float(np.median(image[mask == 1]))
     if contrast < LEAST_CONTRAST:
@@ -279,6 +290,25 @@ def find_lungs(scan: Slice) -> Lungs:
         middle=middle / shrink,
         frame=_bounding_box(found_air) if found_air.any() else None,
     )
+
+
+def _framing(
+    body: npt.NDArray[np.uint8], lungs: npt.NDArray[np.uint8], another: float, spacing: PixelSpacing | None
+) -> str | None:
+    """One sentence if a picture that does not say how it lies is no upright slice of one whole chest; else None."""
+    if another > LARGEST_BESIDE:
+        return (
+            f"The picture shows more than one body (the next one has {100 * another:.0f} % of the largest one's area, at most "
+            f"{100 * LARGEST_BESIDE:.0f} % can be an arm): give one axial slice in each file."
+        )
+    pixel = 1.0 if spacing is None else spacing.column_mm / spacing.row_mm
+    of_body, of_lungs = (pixel * width / height for _, _, width, height in map(_bounding_box, (body > 0, lungs > 0)))
+    if of_body < LEAST_WIDE and of_lungs < LEAST_WIDE:
+        return (
+            f"Body and lungs are taller than wide in this picture (width over height {of_body:.2f} and {of_lungs:.2f}): an "
+            "upright whole axial slice is expected, neither turned on its side nor squeezed nor cut down to one lung."
+        )
+    return None
 
 
 def _doubt(lungs: list[npt.NDArray[np.uint8]], airless: float, body_area: int) -> str | None:
