@@ -123,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cases", type=int, default=36000, help="drawn training examples; likewise")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--drawing-seed", type=int, metavar="SEED", help="of the drawings; that of the run without it")
+    train.add_argument(
+        "--outside-weight",
+        type=float,
+        default=0.0,
+        metavar="Q",
+        help="drawn: hold the map at 0 outside the lungs, for example 0.1; the shipped model's is 0",
+    )
     _add_labelled_options(train, "without it 7 for article, 30 at most for labelled")
 
     across = commands.add_parser("crossvalidate", help="answer every patient by a network that never saw that patient")
@@ -354,6 +361,7 @@ def _train(arguments: argparse.Namespace) -> int:
         cases=arguments.cases,
         seed=arguments.seed,
         drawing_seed=arguments.drawing_seed,
+        outside_weight=arguments.outside_weight,
         say=_say,
     )
     return 0

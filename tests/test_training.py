@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ipfvision import images
+from ipfvision import cli, images
 from ipfvision.core.geometry import Crop
 from ipfvision.core.lungs import find_lungs
 from ipfvision.core.slice import Scale, Slice, Source
@@ -178,6 +178,33 @@ def test_the_loss_outside_the_lungs_is_dearer() -> None:
         for stray in (stray_out, stray_in)
     )
     assert first > second
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_the_map_can_be_held_at_zero_outside_the_lungs_from_both_sides(label: float) -> None:
+    lesion, lungs = torch.zeros(6, 8), torch.ones(6, 8)
+    lesion[4:, :3] = label
+    lungs[:2] = 0
+
+    def price(outside: float, inside: float = -6.0) -> float:
+        """What the weight adds to the loss."""
+        class_map = torch.full((6, 8), inside)
+        class_map[:2] = outside
+        given = (class_map[None], torch.tensor(0.0), torch.tensor([label]), lesion[None], lungs[None], 1.0, 8.0, 4.0)
+        return float(map_loss(*given, 0.1) - map_loss(*given))
+
+    assert price(0.0) == pytest.approx(0, abs=1e-5)
+    assert price(-9.0) == pytest.approx(0.9, abs=1e-4)
+    assert price(9.0) == pytest.approx(0.9, abs=1e-4)
+    assert price(-9.0, inside=3.0) == pytest.approx(0.9, abs=1e-4)
+    lungs[:] = 1
+    assert price(-9.0) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_weight_below_zero_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", str(tmp_path), "--out", str(tmp_path / "run"), "--outside-weight", "-1"]) == 2
+    assert "from 0 on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_loss_is_finite_when_nothing_is_drawn_or_lit() -> None:

@@ -9,10 +9,14 @@ average pooling and one linear layer, Grad-CAM *is* the class map M = (w_IPF - w
     L = BCE(z, 0.96 y + 0.02)
       + mean over positives of  0.7 Ls + 0.5 Lb + Ld
       + 0.7 mean over negatives of mean(s)
+      + q mean over all of sum(|F| o) / sum(o)
 
     Ls = -log(sum(s g) / sum(s (1 + o)) + 1e-4)                      share of the mass inside the lesion
     Lb = 1/2 sum(t softplus(-d)) / sum t + 1/2 sum((1 - t) softplus(d) (1 + o)) / sum(1 - t)        places, balanced
     Ld = 1 - 2 sum(sigmoid(d) t) / (sum sigmoid(d) + sum t)           Dice
+
+q is 0 in the shipped model's recipe. With it the map is held at 0 outside the lungs; without it the evidence there lies far below
+0 on every picture, and the bias makes up for that.
 
 F is bilinear between the middles of cells, as the map is on the page. Masks on a grid finer than the map's cells teach the
 cells around a lesion how far it reaches; with masks on the cells, F is M.
@@ -72,6 +76,8 @@ class NetworkRecipe:
     """c of the loss, in logits: where a map crosses it, the lesion is to end."""
     softness: float = 4.0
     """T of the loss, in logits: how far a map must be from the edge to count as decided."""
+    outside_weight: float = 0.0
+    """q of the loss: how strongly the map is held at 0 outside the lungs."""
 
     @property
     def cell(self) -> int:
@@ -271,6 +277,7 @@ def map_loss(
     weight: float,
     edge: float = 0.0,
     softness: float = 1.0,
+    outside_weight: float = 0.0,
 ) -> torch.Tensor:
     """The loss of the module's docstring.
 
@@ -284,6 +291,8 @@ def map_loss(
         (N, rows, columns) float in [0, 1]: g and the lung cover, on M's grid or a finer one.
     edge, softness
         c and T, in logits.
+    outside_weight
+        q.
     """
     margin = class_map.mean(dim=(1, 2)) + bias
     loss = functional.binary_cross_entropy_with_logits(margin, 0.96 * labels + 0.02)
@@ -302,7 +311,9 @@ def map_loss(
     dice = 1 - 2 * (lit * truth).sum(cells) / (lit.sum(cells) + truth.sum(cells)).clamp(min=1e-6)
     drawn = (labels > 0.5) & (lesions.sum(cells) > LEAST_LESION_CELLS * places)
     held = _mean_over(0.7 * shape + 0.5 * (inside + beyond) / 2 + dice, drawn)
-    return loss + weight * (held + 0.7 * _mean_over(mass.mean(dim=cells), labels < 0.5))
+    healthy = _mean_over(mass.mean(dim=cells), labels < 0.5)
+    around = ((class_map.abs() * outside).sum(cells) / outside.sum(cells).clamp(min=1)).mean()
+    return loss + weight * (held + 0.7 * healthy + outside_weight * around)
 
 
 def _mean_over(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -462,7 +473,8 @@ def descend(
     with compute.autocast():
         class_map = model(_images(batch, recipe))
     lesions, lungs = batch.lesions.float() / 255, batch.lungs.float() / 255
-    loss = map_loss(class_map, model.bias, batch.labels, lesions, lungs, recipe.map_weight, recipe.edge, recipe.softness)
+    told = (recipe.map_weight, recipe.edge, recipe.softness, recipe.outside_weight)
+    loss = map_loss(class_map, model.bias, batch.labels, lesions, lungs, *told)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)

@@ -367,6 +367,7 @@ def train_run(
     cases: int,
     seed: int,
     drawing_seed: int | None = None,
+    outside_weight: float = 0.0,
     say: Callable[[str], None],
 ) -> None:
     """Draw the pools and train; a killed run goes on where it stopped.
@@ -377,21 +378,25 @@ def train_run(
     ----------
     drawing_seed
         Of the drawings, if they are not to have `seed`, which decides the order in which they are learned from.
+    outside_weight
+        How strongly the map is held at 0 outside the lungs.
 
     Raises
     ------
     InputRefused
-        If the manifest is missing, or a side of the split would have no patient.
+        If the manifest is missing, a side of the split would have no patient, or a weight is below 0.
     """
     from ipfvision.nn.training import Recipe, compute_here, train  # noqa: PLC0415
 
+    if not 0 <= outside_weight < float("inf"):
+        raise InputRefused(f"The weight of what lies outside the lungs is {outside_weight}: a number from 0 on is expected.")
     patients = {row.patient for row in read_manifest(data) if row.use == "train"}
     unknown = set(held_out) - patients
     if unknown:
         raise InputRefused(f"The manifest has no training patient {', '.join(sorted(unknown))} to hold out.")
     if not patients - set(held_out):
         raise InputRefused("No patient is left to train on: hold out fewer.")
-    recipe = Recipe(seed=seed, start=start, steps=steps)
+    recipe = Recipe(seed=seed, start=start, steps=steps, outside_weight=outside_weight)
     shape, drawn_by = recipe.input_shape, seed if drawing_seed is None else drawing_seed
     training = draw_pool(data, sorted(patients - set(held_out)), folder / "train", cases, shape, MASK_CELL, drawn_by, say)
     validation = draw_pool(data, sorted(held_out), folder / "validation", 2 * SHARD, shape, MASK_CELL, drawn_by + 1, say)
