@@ -15,8 +15,8 @@ average pooling and one linear layer, Grad-CAM *is* the class map M = (w_IPF - w
     Lb = 1/2 sum(t softplus(-d)) / sum t + 1/2 sum((1 - t) softplus(d) (1 + o)) / sum(1 - t)        places, balanced
     Ld = 1 - 2 sum(sigmoid(d) t) / (sum sigmoid(d) + sum t)           Dice
 
-q is 0 in the shipped model's recipe. With it the map is held at 0 outside the lungs; without it the evidence there lies far below
-0 on every picture, and the bias makes up for that.
+q is 0 in the shipped model's recipe. With it the map is held at 0 outside the lungs; without it the evidence there lies far
+below 0 on every picture, and the bias makes up for that.
 
 F is bilinear between the middles of cells, as the map is on the page. Masks on a grid finer than the map's cells teach the
 cells around a lesion how far it reaches; with masks on the cells, F is M.
