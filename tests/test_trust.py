@@ -52,7 +52,9 @@ from ipfvision.workflow.trust import _brighter, _to_occlude, check, checking, tr
 RNG = np.random.default_rng(0)
 SAID = Said(Finding.HONEYCOMBING, "test")
 MAPS = hnp.arrays(
-    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=30), elements=st.floats(0, 8, width=32)
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=30),
+    elements=st.floats(0, 8, width=32, allow_subnormal=False),
 )
 
 
@@ -89,7 +91,7 @@ def test_structural_similarity_is_that_of_scikit_image() -> None:
 def test_a_map_is_alike_to_itself_and_ranks_do_not_see_its_scale(values: np.ndarray) -> None:
     if values.any():
         assert structural_similarity(values, values, float(values.max())) == pytest.approx(1)
-    np.testing.assert_array_equal(ranks(values), ranks(values * 2 + 1 if values.max() < 1e-3 else values * 2))
+    np.testing.assert_array_equal(ranks(values), ranks(values * 2))
 
 
 def test_two_empty_maps_have_no_similarity() -> None:

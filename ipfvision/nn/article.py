@@ -18,6 +18,7 @@ from torch.nn import functional
 from ipfvision.errors import InputRefused
 from ipfvision.nn.network import build
 from ipfvision.nn.starting_weights import Start, start
+from ipfvision.nn.training import ON_CPU
 from ipfvision.whole_file import write_whole_by
 
 STATE = "article_state.pt"
@@ -179,7 +180,7 @@ def _epoch(
     for index in _batches(order, recipe.batch):
         batch = training.take(index)
         truth = _truth(batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with ON_CPU.autocast():
             logits = network(_tensor(batch, recipe)).float()
         loss = functional.cross_entropy(logits, truth)
         optimizer.zero_grad(set_to_none=True)
@@ -206,7 +207,7 @@ def _measure_norms(network: nn.Module, training: Pictures, recipe: ArticleRecipe
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
     network.train()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), ON_CPU.autocast():
         for index in _batches(np.arange(len(training)), recipe.batch):
             network(_tensor(training.take(index), recipe))
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -215,7 +216,7 @@ def _measure_norms(network: nn.Module, training: Pictures, recipe: ArticleRecipe
 
 def _logits(network: nn.Module, pictures: Pictures, recipe: ArticleRecipe) -> torch.Tensor:
     network.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), ON_CPU.autocast():
         parts = [
             network(_tensor(pictures.take(index), recipe)).float()
             for index in _batches(np.arange(len(pictures)), 4 * recipe.batch)
