@@ -10,9 +10,9 @@ DEV := .venv/.dev-installed
 PEERS := .venv/.peers-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
-# Processes of the suite: one has the browser tests, which wait a lot, so that there may be one more than two cores. Each gets
-# one thread, or torch would start one per core in each of them.
-WORKERS ?= 3
+# Processes of the suite. Each gets one thread, or torch would start one per core in each of them. With a third on two cores the
+# suite is no faster, and browser tests run out of time.
+WORKERS ?= 2
 
 # The viewer's own JavaScript, without a browser.
 SCRIPT_TESTS := $(wildcard tests/viewer_js/*.test.mjs)
