@@ -23,6 +23,7 @@ from ipfvision.workflow.training import read_manifest
 
 if TYPE_CHECKING:
     from ipfvision.nn.gate import Gate
+    from ipfvision.nn.network import Model
 
 CROP_MARGIN = 0.1
 UNCERTAIN_BAND = (0.35, 0.65)
@@ -192,6 +193,9 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
     given = shifted(raw, bias() - before)
     calibrating, reported = halves(given)
     save_answers(given, run / "answers.csv")
+    reduced = _reduced_precision(load(unfinished), data, say, run / "answers", lambda: given)
+    if not reduced:
+        say("this processor does not compute in bf16: the card says nothing of it, and nobody can ask for it")
     details = {
         "application_version": __version__,
         "intended_use": "Research. How much an axial chest CT slice looks like IPF rather than normal lung; not a diagnosis.",
@@ -205,7 +209,7 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
             "patients": {label: sorted({a.row.patient for a in calibrating if a.row.label == label}) for label in LABELS},
         },
         "gate": None if gate is None else described(gate),
-        "reduced_precision": _reduced_precision(unfinished, data, say, run / "answers", given),
+        "reduced_precision": reduced,
         "figures": {
             "last_epoch_validation_patients" if labelled else "drawn_lesions_held_out_patient": json.loads(
                 (run / "log.jsonl").read_text().splitlines()[-1]
@@ -227,20 +231,18 @@ def ship(run: Path, data: Path, weights: Path, say: Callable[[str], None]) -> di
 
 
 def _reduced_precision(
-    weights: Path, data: Path, say: Callable[[str], None], remember: Path | None, given: Sequence[Answer]
+    model: "Model", data: Path, say: Callable[[str], None], remember: Path | None, given: Callable[[], Sequence[Answer]]
 ) -> dict[str, Any]:
-    """What each precision that a site may ask for costs, as far as this processor can tell."""
-    from ipfvision.nn.network import load  # noqa: PLC0415
+    """What each precision that a site may ask for costs; empty, and `given` not asked, where this processor has no bf16."""
     from ipfvision.nn.runtime import in_bf16  # noqa: PLC0415
 
-    model = load(weights)
     runtime = in_bf16(model)
     if runtime is None:
-        say("this processor does not compute in bf16: the card says nothing of it, and nobody can ask for it")
         return {}
+    full = given()
     say(f"reading again with {runtime.name}")
     found = answer_all(Reader(model, runtime), data, read_manifest(data), say, remember)
-    return {"bf16": cost_of_precision(given, found.answers, model.card)}
+    return {"bf16": cost_of_precision(full, found.answers, model.card)}
 
 
 def measure_precision(weights: Path, data: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -256,15 +258,14 @@ def measure_precision(weights: Path, data: Path, say: Callable[[str], None]) -> 
         If this processor has no bf16: the card stays as it was.
     """
     from ipfvision.nn.network import card_path, card_to_json, load  # noqa: PLC0415
-    from ipfvision.nn.runtime import in_bf16  # noqa: PLC0415
 
     model = load(weights)
-    if in_bf16(model) is None:  # before anything is read
+    found = _reduced_precision(model, data, say, None, lambda: answers(weights, data, say))
+    if not found:
         raise InputRefused(f"This processor does not compute in bf16, so the card of {weights.name} stays as it is.")
-    card, found = model.card, _reduced_precision(weights, data, say, None, answers(weights, data, say))
-    measured = replace(card, details={**card.details, "reduced_precision": found})
+    measured = replace(model.card, details={**model.card.details, "reduced_precision": found})
     write_whole(card_path(weights), (json.dumps(card_to_json(measured), indent=1) + "\n").encode())
-    return dict(found)
+    return found
 
 
 def _summary(given: Sequence[Answer], card: ModelCard) -> dict[str, Any]:
