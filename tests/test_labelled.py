@@ -332,7 +332,7 @@ def test_a_run_says_all_that_decided_it_and_names_nobody(tmp_path: Path, drawn: 
     assert manifest == json.loads(json.dumps(found))
     assert manifest["finished"]
     assert manifest["split"] == "by patient"
-    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # a build may add its CUDA
     assert len(manifest["curves"]) == 2
     assert manifest["start"]["name"] == "random, seed 0"
     assert "not held to anything" in manifest["map"]
